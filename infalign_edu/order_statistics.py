@@ -2,17 +2,20 @@
 
 The k-th best of n uniform draws has the Beta(n-k+1, k) distribution, and the i-th smallest of M samples is the k-th
 best of a random n-subset with probability C(i-1, n-k) C(M-i, k-1) / C(M, n). Source: David and Nagaraja, Order
-Statistics, 3rd edition, chapter 2. `scipy.stats` is left out: importing it costs more than this package does.
+Statistics, 3rd edition, chapter 2. `scipy.stats` is left out: importing it costs more than this package does. `scipy.special` is written out in
+full so that SciPy loads it at the first use.
 """
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 Array = NDArray[np.float64]
 
@@ -29,6 +32,21 @@ def count(name: str, value: object, least: int = 1) -> int:
         number = least - 1
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return number
+
+
+def real(name: str, value: object, accepted: str, accept: Callable[[float], bool]) -> float:
+    """The finite number that `value` is, or one clear error that says what is accepted.
+
+    >>> real("mu", 3, "a number >= 0", lambda v: v >= 0)
+    3.0
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, (bool, str)) or not (math.isfinite(number) and accept(number)):
+        raise ValueError(f"{name} must be {accepted}, got {value!r}")
     return number
 
 
@@ -76,13 +94,13 @@ def beta_pdf(t: Array, a: float, b: float) -> Array:
     >>> float(beta_pdf(np.array(0.5), 2, 2))
     1.5
     """
-    return np.exp(special.xlogy(a - 1, t) + special.xlog1py(b - 1, -t) - special.betaln(a, b))
+    return np.exp(scipy.special.xlogy(a - 1, t) + scipy.special.xlog1py(b - 1, -t) - scipy.special.betaln(a, b))
 
 
 def _log_binomial(a: Array, b: int) -> Array:
     inside = a >= b
     safe = np.where(inside, a, b)
-    return np.where(inside, -np.log(safe + 1) - special.betaln(safe - b + 1, b + 1), -np.inf)
+    return np.where(inside, -np.log(safe + 1) - scipy.special.betaln(safe - b + 1, b + 1), -np.inf)
 
 
 def subset_rank_weights(rank_probabilities: Array, M: int) -> Array:
@@ -144,7 +162,9 @@ class RankMixture:
     def cdf(self, t: ArrayLike) -> Array:
         """G(t) = sum_k P(k) I_t(n-k+1, k), from the Beta CDFs of the order statistics."""
         t, shown = unit(t), np.flatnonzero(self.rank_probabilities) + 1
-        return np.asarray(sum(self.rank_probabilities[k - 1] * special.betainc(self.n - k + 1, k, t) for k in shown))
+        return np.asarray(
+            sum(self.rank_probabilities[k - 1] * scipy.special.betainc(self.n - k + 1, k, t) for k in shown)
+        )
 
     def pdf(self, t: ArrayLike) -> Array:
         """g(t) = G'(t)."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from infalign_edu.mixtures import Mixture
-from infalign_edu.order_statistics import Array, RankMixture, kth_best, last_axis, unit
+from infalign_edu.order_statistics import Array, RankMixture, kth_best, last_axis, real, unit
 
 
 @runtime_checkable
@@ -134,7 +134,7 @@ class WorstOfN(RankMixture):
         return np.eye(self.n)[-1]
 
     def cdf(self, t: ArrayLike) -> Array:
-        return -np.expm1(special.xlog1py(self.n, -unit(t)))
+        return -np.expm1(scipy.special.xlog1py(self.n, -unit(t)))
 
     def pdf(self, t: ArrayLike) -> Array:
         return self.n * (1 - unit(t)) ** (self.n - 1)
@@ -178,9 +178,7 @@ class BestOfPoisson:
     mu: float
 
     def __post_init__(self) -> None:
-        if not (np.isscalar(self.mu) and np.isfinite(self.mu) and self.mu >= 0):
-            raise ValueError(f"mu must be a finite number >= 0, got {self.mu!r}")
-        object.__setattr__(self, "mu", float(self.mu))
+        object.__setattr__(self, "mu", real("mu", self.mu, "a finite number >= 0", lambda v: v >= 0))
 
     @property
     def max_n(self) -> int | None:
@@ -193,7 +191,9 @@ class BestOfPoisson:
 
     def draws_probability(self, n: int) -> float:
         """Probability that exactly n responses are drawn."""
-        return float(np.exp(special.xlogy(n - 1, self.mu) - self.mu - special.gammaln(n))) if n >= 1 else 0.0
+        return (
+            float(np.exp(scipy.special.xlogy(n - 1, self.mu) - self.mu - scipy.special.gammaln(n))) if n >= 1 else 0.0
+        )
 
     def select(self, rewards: ArrayLike, rng: np.random.Generator) -> NDArray[np.intp]:
         """Index of the best response. Shape: rewards [..., n] -> [...]."""

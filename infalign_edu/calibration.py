@@ -1,0 +1,140 @@
+"""C: reward -> its quantile under the reference policy.
+
+C(x, y) = P_{z ~ pi_ref}(r(z) < r(y)) + 1/2 P(r(z) = r(y)) is uniform on [0, 1] for responses of the reference itself
+(without ties), whatever the scale, shape or prompt of r: that is what makes rewards comparable across prompts. Here
+the probability is a count over K reference samples a prompt. Its noise and bias are the subject of
+`theory.finite_samples`; the samples that calibrate must not be the ones that are evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from infalign_edu import atomic
+
+Array = NDArray[np.float64]
+
+
+def finite_table(name: str, rewards: ArrayLike) -> Array:
+    """`rewards` as a finite `[prompts, samples]` array, or one clear error.
+
+    >>> finite_table("rewards", [[1, 2, 3]]).shape
+    (1, 3)
+    """
+    table = np.asarray(rewards, dtype=float)
+    if table.ndim != 2 or 0 in table.shape:
+        raise ValueError(f"{name} must be a [prompts, samples] table with at least one entry, got shape {table.shape}")
+    if not np.isfinite(table).all():
+        row, column = np.argwhere(~np.isfinite(table))[0]
+        raise ValueError(f"{name} must be finite, got {table[row, column]} for prompt {row}, sample {column}")
+    return table
+
+
+class EmpiricalCalibrator:
+    """Calibrated rewards from K reference samples a prompt.
+
+    C_hat(x, y) = (#{z < y} + 1/2 #{z = y}) / K. Paper: calibration to the quantile under the reference is the first
+    step of CTRL (arXiv 2412.19792); the half-tie convention is this package's.
+
+    Shape: reference_rewards [prompts, K]; called with rewards [prompts, M] -> [prompts, M] in [0, 1].
+    Raises: ValueError for empty, ragged or non-finite tables, or another number of prompts.
+
+    >>> C = EmpiricalCalibrator([[1.0, 2.0, 2.0, 4.0]])
+    >>> C([[0.0, 2.0, 3.0, 9.0]])
+    array([[0.  , 0.5 , 0.75, 1.  ]])
+    """
+
+    def __init__(self, reference_rewards: ArrayLike, metadata: dict[str, Any] | None = None) -> None:
+        self.reference_rewards = np.sort(finite_table("reference_rewards", reference_rewards), axis=1)
+        self.metadata = dict(metadata or {})
+        self._values, rank = np.unique(self.reference_rewards, return_inverse=True)
+        self._keys = (rank.reshape(self.reference_rewards.shape) + self._offset(self.prompts)).ravel()
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts."""
+        return self.reference_rewards.shape[0]
+
+    @property
+    def K(self) -> int:
+        """Number of reference samples a prompt."""
+        return self.reference_rewards.shape[1]
+
+    def _offset(self, prompts: int) -> NDArray[np.int64]:
+        return np.arange(prompts, dtype=np.int64)[:, None] * len(self._values)
+
+    def counts(self, rewards: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many of the K reference rewards are below, and how many equal to, each reward.
+
+        All prompts are searched at once: a reward becomes its rank among all reference values, moved to its prompt's
+        own stretch of one sorted list. Shape: rewards [prompts, M] -> two arrays [prompts, M].
+
+        >>> EmpiricalCalibrator([[1.0, 2.0, 2.0, 4.0]]).counts([[2.0]])
+        (array([[1]]), array([[2]]))
+        """
+        table = finite_table("rewards", rewards)
+        if table.shape[0] != self.prompts:
+            raise ValueError(f"rewards must have one row a prompt ({self.prompts}), got {table.shape[0]} rows")
+        offset, before = self._offset(self.prompts), self.K * np.arange(self.prompts)[:, None]
+        below = np.searchsorted(self._keys, np.searchsorted(self._values, table, "left") + offset) - before
+        up_to = np.searchsorted(self._keys, np.searchsorted(self._values, table, "right") + offset) - before
+        return below, up_to - below
+
+    def __call__(self, rewards: ArrayLike) -> Array:
+        below, equal = self.counts(rewards)
+        return (below + 0.5 * equal) / self.K
+
+    def take(self, prompts: Sequence[int] | NDArray[np.intp]) -> EmpiricalCalibrator:
+        """The calibrator of some of the prompts, for one training batch. Shape: prompts [B] indices.
+
+        >>> EmpiricalCalibrator([[1.0], [5.0]]).take([1])([[6.0]])
+        array([[1.]])
+        """
+        return EmpiricalCalibrator(self.reference_rewards[np.asarray(prompts)], self.metadata)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the table and its metadata to one .npz file, whole or not at all; no pickle."""
+        with atomic.replacing(path) as part, part.open("wb") as handle:
+            np.savez(handle, reference_rewards=self.reference_rewards, metadata=json.dumps(self.metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> EmpiricalCalibrator:
+        """Reads what `save` wrote. Raises: ValueError naming the file when it is missing or damaged."""
+        try:
+            with np.load(Path(path), allow_pickle=False) as data:
+                return cls(data["reference_rewards"], json.loads(str(data["metadata"])))
+        except FileNotFoundError:
+            raise ValueError(f"calibration table {str(path)!r} does not exist") from None
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"calibration table {str(path)!r} can't be read: {error}") from None
+
+
+def unbiased_power(below: ArrayLike, K: int, m: int) -> Array:
+    """C(k, m) / C(K, m): an unbiased estimate of P(r(z) < r(y))^m from k of K reference samples below y.
+
+    Derived: the chance that m distinct reference samples all lie below y; tests/test_calibration.py averages it over
+    the binomial k. Without ties P(r(z) < r(y)) is u, so any polynomial transform of degree <= K trains free of
+    calibration bias.
+
+    Shape: below [...] -> [...]. Raises: ValueError when m > K.
+
+    >>> unbiased_power([0, 1, 2, 4], K=4, m=2) * 6
+    array([0., 0., 1., 6.])
+    """
+    if not 0 <= m <= K:
+        raise ValueError(f"m must lie between 0 and K = {K}, got {m}")
+    k = np.asarray(below, dtype=float)
+    if k.size and (k.min() < 0 or k.max() > K):
+        raise ValueError(f"below must lie between 0 and K = {K}, got {k.min():g} to {k.max():g}")
+    estimate = np.ones_like(k)
+    for j in range(m):
+        estimate = estimate * np.maximum(k - j, 0) / (K - j)
+    return estimate

@@ -1,0 +1,214 @@
+"""Phi: calibrated reward -> the reward that reinforcement learning maximises.
+
+Under KL-regularised reinforcement learning on Phi(u) the optimal policy has density proportional to exp(Phi(u) / beta)
+over the calibrated reward u, so an additive constant in Phi changes nothing and a factor is a change of beta. To
+compare betas between transforms, `standardize` them first. The optimal transform of a procedure is no entry of this
+list: it is computed by `theory.optimum(procedure, beta).transform`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from infalign_edu.order_statistics import real, unit
+
+Array = NDArray[np.float64]
+Transform = Callable[[ArrayLike], Array]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Phi(u) = u: calibration alone, the optimum for the standard win rate.
+
+    Derived: tests/test_theory_continuous.py.
+
+    >>> Identity()([0.0, 0.5])
+    array([0. , 0.5])
+    """
+
+    def __call__(self, u: ArrayLike) -> Array:
+        return unit(u)
+
+    def __str__(self) -> str:
+        return "identity"
+
+
+@dataclass(frozen=True)
+class Log:
+    """Phi(u) = log u, in nats: distils best-of-n, since the tilted density is (1 + 1/beta) u^(1/beta).
+
+    Source: vBoN, arXiv 2407.06057, and BOND, arXiv 2407.14622, with beta = 1/(n-1). Log(0) is -inf: a response below
+    every reference sample would be forbidden, so the pipeline clips u at 1/(2K).
+
+    >>> float(Log()(1.0)), float(Log()(0.0))
+    (0.0, -inf)
+    """
+
+    def __call__(self, u: ArrayLike) -> Array:
+        with np.errstate(divide="ignore"):
+            return np.log(unit(u))
+
+    def __str__(self) -> str:
+        return "log"
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """Phi(u) = sign(t) exp(t u), unscaled: t > 0 stresses the top (best-of-N), t < 0 the bottom (worst-of-N).
+
+    Paper: exponential transforms are found close to optimal (arXiv 2412.19792).
+    Raises: ValueError unless t is finite and not 0.
+
+    >>> Exponential(t=2.0)([0.0, 1.0]).round(3), float(Exponential(-10.0)(0.0))
+    (array([1.   , 7.389]), -1.0)
+    """
+
+    t: float
+
+    def __post_init__(self) -> None:
+        accepted = "a number in [-700, 700] other than 0"
+        object.__setattr__(self, "t", real("t", self.t, accepted, lambda t: 0 < abs(t) <= 700))
+
+    def __call__(self, u: ArrayLike) -> Array:
+        return np.sign(self.t) * np.exp(self.t * unit(u))
+
+    def __str__(self) -> str:
+        return f"exp:{_shortest(self.t)}"
+
+
+@dataclass(frozen=True)
+class Power:
+    """Phi(u) = u^k. For best-of-N, u^(2N-1) is the optimal direction as KL goes to 0.
+
+    Derived: the small-KL law, tests/test_theory_continuous.py. Raises: ValueError unless k is finite and positive.
+
+    >>> float(Power(7)(0.5)), str(Power(7))
+    (0.0078125, 'power:7')
+    """
+
+    k: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", real("k", self.k, "a finite positive number", lambda k: k > 0))
+
+    def __call__(self, u: ArrayLike) -> Array:
+        return unit(u) ** self.k
+
+    def __str__(self) -> str:
+        return f"power:{_shortest(self.k)}"
+
+
+def _shortest(number: float) -> str:
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
+
+
+class Tabulated:
+    """Phi given at points and interpolated linearly, for instance drawn by hand.
+
+    Shape: u [points], strictly increasing from 0 to 1, phi [points].
+    Raises: ValueError unless u runs from 0 to 1 and phi is finite.
+
+    >>> float(Tabulated([0.0, 0.5, 1.0], [0.0, 0.0, 1.0])(0.75))
+    0.5
+    """
+
+    def __init__(self, u: ArrayLike, phi: ArrayLike) -> None:
+        self.u, self.phi = np.array(u, dtype=float), np.array(phi, dtype=float)
+        if self.u.ndim != 1 or self.u.size < 2 or self.u.shape != self.phi.shape:
+            raise ValueError(
+                f"u and phi must be equally long, two points or more, got {self.u.shape}, {self.phi.shape}"
+            )
+        if not (self.u[0] == 0 and self.u[-1] == 1 and (np.diff(self.u) > 0).all()):
+            raise ValueError(f"u must increase strictly from 0 to 1, got {self.u[0]} to {self.u[-1]}")
+        if not np.isfinite(self.phi).all():
+            raise ValueError(f"phi must be finite, got {self.phi[~np.isfinite(self.phi)][0]}")
+
+    def __call__(self, u: ArrayLike) -> Array:
+        return np.interp(unit(u), self.u, self.phi)
+
+    def __str__(self) -> str:
+        return f"tabulated:{self.u.size}"
+
+
+@dataclass(frozen=True)
+class Standardized:
+    """(Phi - mean) / scale; made by `standardize`."""
+
+    transform: Transform
+    mean: float
+    scale: float
+
+    def __call__(self, u: ArrayLike) -> Array:
+        return (self.transform(u) - self.mean) / self.scale
+
+    def __str__(self) -> str:
+        return str(self.transform)
+
+
+def standardize(transform: Transform) -> Transform:
+    """The same transform with mean 0 and variance 1 under u ~ Uniform[0, 1], so that betas compare.
+
+    Training on it with beta is training on Phi with beta times the standard deviation of Phi.
+
+    Raises: ValueError for a constant transform, or one that is not finite inside (0, 1).
+
+    >>> round(float(standardize(Identity())(1.0)), 6)        # (1 - 1/2) sqrt(12)
+    1.732051
+    """
+    if isinstance(transform, Standardized):
+        return transform
+    u, weight = graded_quadrature()
+    phi = np.asarray(transform(u), dtype=float)
+    if phi.shape != u.shape or not np.isfinite(phi).all():
+        raise ValueError(f"transform {transform} must give one finite value for every u in (0, 1)")
+    peak = np.abs(phi).max() or 1.0  # scaled first: exp(700 u) squared would overflow
+    mean = float(weight @ (phi / peak))
+    scale = float(np.sqrt(weight @ (phi / peak - mean) ** 2))
+    if scale <= 1e-13:
+        raise ValueError(f"transform {transform} is constant: it has no scale and no effect on training")
+    return Standardized(transform, mean * peak, scale * peak)
+
+
+def graded_quadrature(panels: int = 40, order: int = 12) -> tuple[Array, Array]:
+    """Nodes and weights of Gauss-Legendre panels that shrink by halves towards 0 and 1.
+
+    Integrates steep transforms and log u alike: the smallest panel is 2^-panels wide.
+
+    Shape: u [2 * panels * order], weights likewise, summing to 1.
+
+    >>> u, w = graded_quadrature()
+    >>> round(float(w @ np.log(u)), 10)
+    -1.0
+    """
+    x, w = np.polynomial.legendre.leggauss(order)
+    edges = np.concatenate([[0.0], 0.5 ** np.arange(panels, 0, -1.0)])
+    left, width = edges[:-1, None], np.diff(edges)[:, None]
+    nodes, weights = (left + width * (x + 1) / 2).ravel(), (width * w / 2).ravel()
+    return np.concatenate([nodes, 1 - nodes[::-1]]), np.concatenate([weights, weights[::-1]])
+
+
+def transform(name: str | Transform) -> Transform:
+    """The transform that a name stands for: identity, log, exp:T, power:K. A callable is returned as it is.
+
+    Own transforms are vectorised functions on [0, 1]:
+
+    >>> float(transform(lambda u: np.asarray(u) ** 2)(0.5)), transform("exp:-10")
+    (0.25, Exponential(t=-10.0))
+
+    Raises: ValueError for an unknown name.
+    """
+    if callable(name):
+        return name
+    word, _, value = str(name).strip().partition(":")
+    try:
+        if word in ("identity", "log") and not value:
+            return Identity() if word == "identity" else Log()
+        if word in ("exp", "power"):
+            return Exponential(float(value)) if word == "exp" else Power(float(value))
+    except ValueError as error:
+        raise ValueError(f"transform {name!r}: {error}") from None
+    raise ValueError(f"transform must be identity, log, exp:T, power:K or a callable, got {name!r}")
