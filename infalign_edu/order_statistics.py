@@ -2,8 +2,8 @@
 
 The k-th best of n uniform draws has the Beta(n-k+1, k) distribution, and the i-th smallest of M samples is the k-th
 best of a random n-subset with probability C(i-1, n-k) C(M-i, k-1) / C(M, n). Source: David and Nagaraja, Order
-Statistics, 3rd edition, chapter 2. `scipy.stats` is left out: importing it costs more than this package does. `scipy.special` is written out in
-full so that SciPy loads it at the first use.
+Statistics, 3rd edition, chapter 2. `scipy.stats` is left out, since importing it costs more than this package does, and
+`scipy.special` is written out in full so that SciPy loads it at the first use.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def kth_best(rewards: Array, k: NDArray[np.intp], rng: np.random.Generator) -> N
     return np.take_along_axis(order, (rewards.shape[-1] - k)[..., None], axis=-1)[..., 0]
 
 
-def beta_pdf(t: Array, a: float, b: float) -> Array:
+def beta_pdf(t: Array, a: int, b: int) -> Array:
     """Density of Beta(a, b) at t: t^(a-1) (1-t)^(b-1) / B(a, b).
 
     >>> float(beta_pdf(np.array(0.5), 2, 2))
@@ -169,7 +169,7 @@ class RankMixture:
     def pdf(self, t: ArrayLike) -> Array:
         """g(t) = G'(t)."""
         t, shown = unit(t), np.flatnonzero(self.rank_probabilities) + 1
-        return np.asarray(sum(self.rank_probabilities[k - 1] * beta_pdf(t, self.n - k + 1, k) for k in shown))
+        return np.asarray(sum(self.rank_probabilities[k - 1] * beta_pdf(t, self.n - int(k) + 1, int(k)) for k in shown))
 
     def rank_weights(self, M: int) -> Array:
         """Probability that the i-th smallest of M samples is the one shown. Shape: [M], smallest first."""
@@ -196,8 +196,8 @@ def rank_probabilities_from_pdf(procedure: object) -> Array:
     n = count("max_n", procedure.max_n)  # type: ignore[attr-defined]
     t = 0.5 - 0.5 * np.cos(np.pi * (np.arange(4 * n) + 0.5) / (4 * n))
     basis = np.stack([beta_pdf(t, n - k + 1, k) for k in range(1, n + 1)], axis=1)
-    density = np.asarray(procedure.pdf(t), dtype=float)  # type: ignore[attr-defined]
-    probabilities = np.linalg.lstsq(basis, density, rcond=None)[0]
+    density: Array = np.array(procedure.pdf(t), dtype=float)  # type: ignore[attr-defined]
+    probabilities: Array = scipy.linalg.lstsq(basis, density)[0]
     worst = float(np.abs(basis @ probabilities - density).max())
     if worst > 1e-6 or abs(probabilities.sum() - 1) > 1e-6 or probabilities.min() < -1e-6:
         raise ValueError(f"procedure {procedure} is no rule on the ranks of {n} draws: its pdf misses by {worst:.1e}")
