@@ -1,0 +1,254 @@
+"""One tilted policy on [0, 1]: f = exp(Phi / beta) / Z, with its KL, CDF and win rates by quadrature.
+
+The mass of f may sit in a layer far thinner than the spacing of floats near 1 (exp(300 u) at beta = .01: 1e-134), in a
+power law at 0 (log u) or on one side of a step, so the level Phi / beta is kept relative to its maximum and, in a thin
+layer, comes from a polynomial. Made by `continuous.tilt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.typing import ArrayLike
+
+from infalign_edu.order_statistics import Array, unit
+from infalign_edu.procedures import Procedure, procedure
+from infalign_edu.theory.panels import NODES, WEIGHTS, Panels, resolve, roughness
+
+Transform = Callable[[Array], ArrayLike]
+_EPS = float(np.finfo(float).eps)
+_TAIL = 700.0  # nats below the maximum where a density counts as zero
+_SERIES = 12
+_POINTS = 0.5 - 0.5 * np.cos(np.pi * (np.arange(48) + 0.5) / 48)
+_BASIS = _POINTS[:, None] * chebyshev.chebvander(2 * _POINTS - 1, _SERIES)
+_FIT = np.linalg.pinv(_BASIS)
+
+
+def positive(name: str, value: object) -> float:
+    """`value` as a positive finite number, or one clear error that names the field.
+
+    >>> positive("beta", 1)
+    1.0
+    """
+    number = float(value) if np.isscalar(value) and not isinstance(value, str | bytes) else np.nan  # type: ignore[arg-type]
+    if not (np.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return number
+
+
+def values(transform: Transform, u: Array) -> Array:
+    with np.errstate(divide="ignore", over="ignore"):
+        phi = np.broadcast_to(np.asarray(transform(u), dtype=float), u.shape)
+    if np.isnan(phi).any() or (phi == np.inf).any():
+        worst = float(u[np.isnan(phi) | (phi == np.inf)].flat[0])
+        raise ValueError(f"transform must be a number below infinity inside (0, 1), got {transform!r} at u = {worst!r}")
+    return phi
+
+
+def knots_of(transform: Transform) -> Array:
+    """Where a transform says that it has kinks (`knots`, or the `u` of a table); quadrature puts panel edges there."""
+    return np.unique(np.asarray(getattr(transform, "knots", getattr(transform, "u", [])), dtype=float))
+
+
+def _at(transform: Transform, u: float) -> float:
+    try:
+        return float(values(transform, np.array([u]))[0])
+    except ValueError:
+        return -np.inf
+
+
+class _Level:
+    """L = (Phi - max Phi) / beta at a distance from either end, without cancellation in a thin layer at that end.
+
+    Where Phi falls by beta within less than 1e-6 of an end, floats cannot follow: there Phi(end) - Phi is a polynomial
+    fitted on the widest interval that it describes to rounding.
+    """
+
+    def __init__(self, transform: Transform, beta: float, u: Array) -> None:
+        self.transform, self.beta = transform, beta
+        self.end = (_at(transform, 0.0), _at(transform, 1.0))
+        self.top = max(float(values(transform, u).max()), *self.end)
+        if self.top == -np.inf:
+            raise ValueError(f"transform must be finite somewhere on (0, 1), got {transform!r}")
+        self.series = (self._series(False), self._series(True))
+
+    def _series(self, right: bool) -> tuple[float, Array] | None:
+        end, probe = self.end[right], 2.0**-24
+        if not np.isfinite(end):
+            return None
+        near = _at(self.transform, 1 - probe if right else probe)
+        if not (np.isfinite(near) and abs(near - end) > 1e6 * probe * self.beta):
+            return None
+        for h in 0.5 ** np.arange(2.0, 21.0):
+            distance = 1 - (1 - h * _POINTS) if right else h * _POINTS
+            drop = values(self.transform, 1 - distance if right else distance) - end
+            fitted = _FIT @ drop
+            if np.abs(_BASIS @ fitted - drop).max() <= 1e-15 * (abs(end) * 300 + np.abs(drop).max()):
+                return float(h), fitted
+        return None
+
+    def scale(self, right: bool) -> float:
+        """Distance from an end over which L changes by one there, at most 1."""
+        found = self.series[right]
+        slope = abs(chebyshev.chebval(-1.0, found[1])) / found[0] / self.beta if found else 0.0
+        return 1 / float(slope) if slope > 1 else 1.0
+
+    def __call__(self, distance: Array, right: np.ndarray | bool) -> Array:
+        right = np.broadcast_to(right, distance.shape)
+        u = np.where(right, 1 - distance, distance)
+        level = (values(self.transform, u) - self.top) / self.beta
+        for side, found in enumerate(self.series):
+            if found is not None and (inside := (right == side) & (distance < found[0])).any():
+                x = distance[inside] / found[0]
+                drop = x * chebyshev.chebval(2 * x - 1, found[1])
+                level = np.array(level)
+                level[inside] = ((self.end[side] - self.top) + drop) / self.beta
+        return level
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """The power law c d^power that continues a density from distance `least` to its end."""
+
+    least: float
+    power: float
+    mass: float
+    mean_level: float
+
+    def upto(self, distance: Array) -> Array:
+        return self.mass * (np.minimum(distance, self.least) / self.least) ** (1 + self.power)
+
+
+def _tail(level: _Level, least: float, right: bool) -> _Tail:
+    here, there = level(np.array([least, 2 * least]), right)
+    if here == -np.inf or here < -_TAIL:
+        return _Tail(least, 0.0, 0.0, 0.0)
+    power = float((there - here) / np.log(2)) if np.isfinite(there) else 0.0
+    if power <= -1 + 1e-9:
+        raise ValueError(f"exp(transform / beta) must have a finite integral, got {level.transform!r} at beta = "
+                         f"{level.beta!r}, which diverges at u = {int(right)}")
+    return _Tail(least, power, least * float(np.exp(here)) / (1 + power), float(here) - power / (1 + power))
+
+
+class Tilted:
+    """The policy f = exp(Phi / beta) / Z on [0, 1]; made by `tilt`."""
+
+    def __init__(self, transform: Transform, beta: float) -> None:
+        self.transform, self.beta = transform, positive("beta", beta)
+        knots = knots_of(transform)
+        first = Panels.graded(2.0**-60, 2.0**-44, knots)
+        self._level = level = _Level(transform, self.beta, first.u)
+        depth = [2.0**-60 * level.scale(False), (2.0**-60 if level.series[1] else 2.0**-44) * level.scale(True)]
+        self._panels, self._levels = resolve(Panels.graded(depth[0], depth[1], knots), self._evaluate, self._rough)
+        best = max(0.0, float(self._levels.max()))
+        level.top += best * self.beta
+        self._levels = self._levels - best
+        self._tails = (_tail(level, depth[0], False), _tail(level, depth[1], True))
+        unscaled = self._panels.integral(np.exp(self._levels)) + sum(t.mass for t in self._tails)
+        self.log_normaliser = float(np.log(unscaled))
+
+    def _evaluate(self, panels: Panels) -> Array:
+        return self._level(panels.distance, panels.right[:, None])
+
+    def _rough(self, panels: Panels, level: Array) -> np.ndarray:
+        top = level.max(axis=1)
+        smooth = np.exp(level - np.where(np.isfinite(top), top, 0.0)[:, None])
+        finite = np.where(np.isfinite(level), level, 0.0)
+        noise = np.abs(finite + self._level.top / self.beta).max(axis=1)  # rounding of Phi, then of u
+        span = np.ptp(finite, axis=1)
+        noise += span / panels.width * np.where(panels.right, 1.0, panels.far)
+        for side, found in enumerate(self._level.series):
+            if found is not None:
+                noise[(panels.right == side) & (panels.far <= found[0])] = 0.0
+        finest = np.where(panels.right, 2.0**-50 if self._level.series[1] is None else 0.0, 0.0)
+        wide = panels.width > np.maximum(finest, 8 * _EPS * panels.far)
+        felt = top + 0.1 * span > -_TAIL  # a peak between the nodes may stand higher than all of them
+        return wide & felt & (roughness(smooth) > np.minimum(1e-12 + 256 * _EPS * noise, 1e-2))
+
+    def log_density(self, u: ArrayLike) -> Array:
+        """log f(u), in nats. Shape: any -> same."""
+        u = unit(u)
+        flat = u.ravel()
+        found = self._level(np.where(flat > 0.5, 1 - flat, flat), flat > 0.5) - self.log_normaliser
+        return np.asarray(found.reshape(u.shape))
+
+    def density(self, u: ArrayLike) -> Array:
+        """f(u). Shape: any -> same."""
+        return np.exp(self.log_density(u))
+
+    @property
+    def _density(self) -> Array:
+        return np.exp(self._levels - self.log_normaliser)
+
+    @property
+    def _left(self) -> float:
+        return self._tails[0].mass * float(np.exp(-self.log_normaliser))
+
+    def _part(self, u: Array, upper: bool) -> Array:
+        """F(u), or 1 - F(u) where `upper`, summed from the small side so that either tail keeps its digits."""
+        p, shape = self._panels, np.shape(u)
+        u = np.ravel(u)
+        right = u > 0.5
+        distance = np.where(right, 1 - u, u)
+        i = np.clip(np.searchsorted(p.start, u, side="right") - 1, 0, p.near.size - 1)
+        edge = np.where(p.right[i] != upper, p.far[i], p.near[i])  # where the sum over whole panels stops
+        distance = np.clip(np.where(right == p.right[i], distance, 1 - distance), p.near[i], p.far[i])
+        nodes = edge[:, None] + (distance - edge)[:, None] * 0.5 * (NODES + 1)
+        partial = 0.5 * np.abs(distance - edge) * (np.exp(self._level(nodes, p.right[i][:, None])) @ WEIGHTS)
+        mass = 0.5 * p.width * (np.exp(self._levels) @ WEIGHTS)
+        whole = np.cumsum(mass[::-1])[::-1] - mass if upper else np.cumsum(mass) - mass
+        near, far = self._tails[::-1] if upper else self._tails
+        inside = near.mass + whole[i] + partial
+        tail = near.upto(1 - u if upper else u)
+        other = far.mass - far.upto(u if upper else 1 - u)
+        total = np.where((1 - u if upper else u) < near.least, tail, inside + other)
+        return (total * np.exp(-self.log_normaliser)).clip(0, 1).reshape(shape)
+
+    def cdf(self, u: ArrayLike) -> Array:
+        """F(u). Shape: any -> same."""
+        u = unit(u)
+        lower = self._part(u, upper=False)
+        return np.asarray(np.where(lower > 0.5, 1 - self._part(u, upper=True), lower))
+
+    def survival(self, u: ArrayLike) -> Array:
+        """1 - F(u), with its digits where it is small. Shape: any -> same."""
+        u = unit(u)
+        upper = self._part(u, upper=True)
+        return np.asarray(np.where(upper > 0.5, 1 - self._part(u, upper=False), upper))
+
+    @property
+    def kl(self) -> float:
+        """KL(pi || pi_ref) = int f log f du = int (f log f - f + 1) du, in nats; no digit is lost when it is small."""
+        log_f = self._levels - self.log_normaliser
+        with np.errstate(invalid="ignore"):
+            inside = np.where(log_f > -_TAIL, np.exp(log_f) * log_f - np.expm1(log_f), 1.0)
+        tails = [t.mass * np.exp(-self.log_normaliser) * (t.mean_level - self.log_normaliser - 1) + t.least
+                 for t in self._tails if t.mass > 0]
+        return max(0.0, self._panels.integral(inside) + float(sum(tails)))
+
+    def win_rate(self, shown: str | Procedure, reference_procedure: str | Procedure | None = None) -> float:
+        """W = int G_ref(u) dG(F(u)): the shown response of the policy against the shown response of the reference.
+
+        Paper: the inference-time win rate (arXiv 2412.19792). Derived: this form, tests/test_theory_continuous.py.
+        """
+        ours = procedure(shown)
+        theirs = ours if reference_procedure is None else procedure(reference_procedure)
+        panels, levels = self._panels, self._levels
+        for _ in range(30):
+            f = np.exp(levels - self.log_normaliser)
+            F = panels.cumulative(f, self._left)
+            earned = ours.pdf(F.clip(0, 1)) * f * theirs.cdf(panels.u)
+            bad = (roughness(earned) * panels.width > 1e-13) & (panels.width > 64 * _EPS)
+            bad &= panels.near.size + bad.sum() < 40_000
+            if not bad.any():
+                break
+            halves = panels.split(bad)
+            levels = np.concatenate([levels[~bad], self._evaluate(halves)])
+            panels = panels.take(~bad).join(halves)
+            order = panels.order()
+            panels, levels = panels.take(order), levels[order]
+        above = 1 - float(ours.cdf(1 - self._tails[1].mass * np.exp(-self.log_normaliser)))
+        return float(np.clip(panels.integral(earned) + above, 0, 1))
