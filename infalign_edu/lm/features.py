@@ -123,8 +123,8 @@ def cached_features(
         values = _read(path)
         if values is None or len(values) != len(prompts[rows]):
             values = policy.features(prompts[rows], responses[rows])
-            with whole_file(path) as beside:
-                np.savez(beside, features=values)
+            with whole_file(path) as beside, beside.open("wb") as file:
+                np.savez(file, features=values)
         blocks.append(values)
     return np.concatenate(blocks) if blocks else policy.features([], [])
 

