@@ -1,0 +1,45 @@
+# `make lab` and `make test` do all the set-up on a fresh machine; run `make` alone for the list.
+PYTHON ?= python3
+BIN := .venv/bin
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help lab test test-all align notebooks lint pretrain clean
+
+help:                 ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/'
+
+.venv/lab: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@
+
+.venv/test: .venv/lab requirements-test.txt
+	$(BIN)/python -m pip install -q -r requirements-test.txt
+	@touch $@
+
+lab: .venv/lab        ## the environment, then the course in JupyterLab
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+test: .venv/test      ## the environment, then every test that is not slow, and every notebook
+	$(BIN)/python -m pytest -m "not slow" --doctest-modules $(NBVAL) infalign_edu tests notebooks
+
+test-all: .venv/test  ## the slow tests too
+	$(BIN)/python -m pytest --doctest-modules $(NBVAL) infalign_edu tests notebooks
+
+align: .venv/lab      ## the whole pipeline on the embedded model: best-of-4, exp:10 against identity
+	$(BIN)/python -m infalign_edu align --out runs/align-$$(date +%Y%m%d-%H%M%S)
+
+notebooks: .venv/test ## run every notebook and save its outputs
+	$(BIN)/python notebooks/build.py
+
+lint: .venv/test      ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+pretrain: .venv/lab   ## train the embedded reference model from scratch
+	$(BIN)/python -m infalign_edu.lm.pretrain --out data/embedded/model
+
+clean:                ## remove the environment and caches, keep runs/
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,89 @@
+"""A policy whose logits are a table: every response can be enumerated, so training can be held against exact theory.
+
+Responses are all sequences of `length` words out of `words` numbers, "0 3 1"; each prefix has its own row of logits.
+There is no end-of-sequence token and one distribution serves every prompt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from infalign_edu.lm.rollouts import Rollouts, draw
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+class PrefixTable(torch.nn.Module):
+    """Logits of the next word for every prefix. Shape: tokens [rows, t] -> logits [rows, t + 1, words]."""
+
+    def __init__(self, words: int, length: int) -> None:
+        super().__init__()
+        self.words, self.length = words, length
+        self.table = torch.nn.Parameter(torch.zeros((words**length - 1) // (words - 1), words))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        states = [torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)]
+        for t in range(tokens.shape[1]):  # prefixes are numbered breadth first: the children of s begin at words s + 1
+            states.append(self.words * states[-1] + tokens[:, t] + 1)
+        return self.table[torch.stack(states, dim=1)]
+
+
+class EnumerablePolicy:
+    """A policy over all words^length responses, with the methods of `Policy` that training uses.
+
+    `model` maps tokens [rows, t] to logits [rows, t + 1, words]: a `PrefixTable`, or any network of that shape.
+
+    >>> policy = EnumerablePolicy(PrefixTable(words=3, length=2), words=3, length=2)
+    >>> len(policy.responses()), round(float(policy.distribution().sum()), 6)
+    (9, 1.0)
+    """
+
+    def __init__(self, model: torch.nn.Module, words: int, length: int) -> None:
+        self.model, self.words, self.length = model, words, length
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[str], samples: int, *, generator: torch.Generator, progress: bool = False
+    ) -> Rollouts:
+        """Draws `samples` responses a prompt. Shape: Rollouts of prompts x samples rows, prompt-major."""
+        rows = len(prompts) * samples
+        uniforms = torch.rand(rows, self.length, dtype=torch.float64, generator=generator)
+        tokens, logprobs = torch.zeros(rows, 0, dtype=torch.long), torch.zeros(rows, 0)
+        for t in range(self.length):
+            token, logprob = draw(self.model(tokens)[:, -1].float(), uniforms[:, t])
+            tokens, logprobs = torch.cat([tokens, token[:, None]], 1), torch.cat([logprobs, logprob[:, None]], 1)
+        ids, seen = torch.zeros(len(prompts), 1, dtype=torch.long), torch.ones(len(prompts), 1, dtype=torch.bool)
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        responses = [" ".join(map(str, row)) for row in tokens.tolist()]
+        return Rollouts(list(prompts), samples, ids, seen, tokens, mask, logprobs, responses)
+
+    def logits(self, rollouts: Rollouts, rows: Any = slice(None)) -> torch.Tensor:
+        """Logits at every response position, with gradients where they are enabled. Shape: [rows, length, words]."""
+        return self.model(rollouts.tokens[rows][:, :-1]).float()
+
+    def copy(self) -> EnumerablePolicy:
+        """A frozen copy, the reference pi_ref."""
+        model = copy.deepcopy(self.model)
+        model.requires_grad_(False)
+        return EnumerablePolicy(model, self.words, self.length)
+
+    def sequences(self) -> NDArray[np.intp]:
+        """All responses as numbers, in the order of `distribution`. Shape: [words^length, length]."""
+        return np.indices((self.words,) * self.length).reshape(self.length, -1).T
+
+    def responses(self) -> list[str]:
+        """All responses as text, in the order of `distribution`."""
+        return [" ".join(map(str, row)) for row in self.sequences()]
+
+    @torch.no_grad()
+    def distribution(self) -> NDArray[np.float64]:
+        """pi(y) of every response. Shape: [words^length], summing to 1."""
+        tokens = torch.as_tensor(self.sequences())
+        steps = self.model(tokens[:, :-1]).double().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        return steps.sum(-1).exp().numpy()

@@ -1,0 +1,154 @@
+"""NumPy in, figure out: one look for reports, notebooks and widgets.
+
+Matplotlib is imported when a figure is made and its object-oriented side alone is used, so that no backend is chosen
+and no figure is kept alive. Every series has a colour of the Okabe-Ito palette (told apart under deuteranopia) *and* a
+line style and marker of its own; every figure carries its alternative text in `figure.alt_text`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2, 2, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_KNOWN = ("identity", "exp", "log", "power", "optimal", "standard", "reference")
+
+# Names of values that axes speak of, with their units.
+KL = "KL(policy || reference)  [nats]"
+CALIBRATED = "calibrated reward u  [quantile under the reference]"
+
+
+def style(name: str, position: int = 0) -> dict[str, Any]:
+    """Colour, line style and marker of a series: transforms always look the same, other names go by position.
+
+    >>> style("exp:10")["color"] == style("exp:-10")["color"], style("identity")["linestyle"]
+    (True, '-')
+    """
+    word = name.split(":")[0].split(" ")[0]
+    i = _KNOWN.index(word) if word in _KNOWN else position % len(PALETTE)
+    return {"color": PALETTE[i], "linestyle": LINES[i], "marker": MARKERS[i]}
+
+
+def figure(columns: int = 1, *, width: float = 5.2, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """An empty figure with axes side by side, sized in inches.
+
+    >>> fig, axes = figure(2)
+    >>> len(axes)
+    2
+    """
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(width * columns, height), layout="constrained", dpi=100)
+    axes = [fig.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, color="#dddddd", linewidth=0.6)
+        ax.set_axisbelow(True)
+    return fig, axes
+
+
+def lines(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    points: Mapping[str, Sequence[float]] | None = None,
+    alt: str,
+    ax: Axes | None = None,
+) -> Figure:
+    """Named curves and measured points on shared axes.
+
+    A point is (x, y) or (x, y, half width of its 95 % interval); it takes the look of the curve of the same name.
+
+    Shape: curves name -> (x [n], y [n]). Raises: ValueError without alternative text.
+
+    >>> fig = lines({"identity": ([0, 1], [0.5, 0.8])}, x=KL, y="win rate", alt="One rising curve.")
+    >>> fig.alt_text
+    'One rising curve.'
+    """
+    fig = ax.figure if ax is not None else None
+    if ax is None:
+        fig, (ax,) = figure()
+    for i, (name, (xs, ys)) in enumerate(curves.items()):
+        look = style(name, i)
+        ax.plot(np.asarray(xs), np.asarray(ys), color=look["color"], linestyle=look["linestyle"], label=name)
+    for i, (name, point) in enumerate((points or {}).items()):
+        look, half = style(name, i), point[2] if len(point) > 2 else 0.0
+        label = None if name in curves else name
+        ax.errorbar(
+            point[0], point[1], yerr=half, fmt=look["marker"], color=look["color"], capsize=3, markersize=6, label=label
+        )
+    ax.set(xlabel=x, ylabel=y, title=title)
+    ax.legend(frameon=False, fontsize=9)
+    return with_alt(fig, alt)
+
+
+def density(
+    u: ArrayLike, curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, measured: str, title: str = "", alt: str
+) -> Figure:
+    """Histogram of calibrated rewards under a policy, with theoretical densities over it.
+
+    Shape: u any, in [0, 1]; curves name -> (u [n], density [n]).
+
+    >>> fig = density(np.linspace(0, 1, 100), {}, measured="reference", alt="A flat histogram.")
+    >>> len(fig.axes)
+    1
+    """
+    fig, (ax,) = figure()
+    ax.hist(np.ravel(u), bins=np.linspace(0, 1, 21).tolist(), density=True, color="#bbbbbb", edgecolor="white", label=measured)
+    for i, (name, (xs, ys)) in enumerate(curves.items()):
+        look = style(name, i)
+        ax.plot(np.asarray(xs), np.asarray(ys), color=look["color"], linestyle=look["linestyle"], label=name)
+    ax.set(xlabel=CALIBRATED, ylabel="density", title=title, xlim=(0, 1))
+    ax.legend(frameon=False, fontsize=9)
+    return with_alt(fig, alt)
+
+
+def with_alt(fig: Any, alt: str) -> Figure:
+    """The figure with its alternative text. Raises: ValueError when the text is empty."""
+    if not alt.strip():
+        raise ValueError("alt must describe the figure for those who can't see it, got an empty text")
+    fig.alt_text = alt
+    return fig
+
+
+def png(fig: Figure) -> bytes:
+    """The figure as a PNG file.
+
+    >>> png(figure()[0])[1:4]
+    b'PNG'
+    """
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def html_image(fig: Figure) -> str:
+    """The figure as an HTML <img> that needs no other file, with its alternative text.
+
+    >>> html_image(with_alt(figure()[0], "Empty axes."))[:25]
+    '<img alt="Empty axes." sr'
+    """
+    import html
+
+    data = base64.b64encode(png(fig)).decode()
+    return f'<img alt="{html.escape(fig.alt_text)}" src="data:image/png;base64,{data}">'  # type: ignore[attr-defined]
+
+
+def show(fig: Figure) -> None:
+    """Shows the figure in a notebook, as an image with its alternative text."""
+    from IPython.display import Image, display
+
+    display(Image(data=png(fig), format="png", alt=fig.alt_text))  # type: ignore[attr-defined]

@@ -1,0 +1,177 @@
+"""Every hyper-parameter of the CTRL pipeline, in one dataclass with a line of help each.
+
+The command line is generated from these fields. A number left at None is chosen from the size of the model and the
+device when the run starts, printed, and written to the run's config.json.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from infalign_edu.procedures import Procedure
+from infalign_edu.procedures import procedure as named_procedure
+from infalign_edu.transforms import Transform
+from infalign_edu.transforms import transform as named_transform
+
+SMALL = 5_000_000  # parameters; below it a laptop core samples thousands of tokens a second
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class CTRLConfig:
+    """What `align` does: which model, data and reward, for which procedure, by which transform.
+
+    `reward`, `procedure` and `transform` take your own objects in the place of a name: any callable
+    (prompts, responses) -> rewards, any procedure, any vectorised function on [0, 1].
+
+    Raises: ValueError that names the field, its value and what is accepted.
+
+    >>> list(CTRLConfig(procedure="worst-of-4", transform="exp:-10").transforms)
+    ['exp:-10']
+    >>> list(CTRLConfig().transforms)
+    ['identity', 'exp:10']
+    """
+
+    model: str = _option("embedded", "embedded, smollm2, a local folder, a .gguf file or a Hub id")
+    prompts: str = _option("embedded", "embedded, a .jsonl(.gz) or text file, or hub:REPO/FILE")
+    preferences: str = _option("", "preference pairs for a learned reward: embedded, .jsonl(.gz) or hub:REPO/FILE")
+    reward: str | Callable[..., Any] = _option("", "gold:helpfulness, gold:harmlessness, bradley-terry, classifier:MODEL")
+    reward_noise: float = _option(0.2, "standard deviation of fixed label noise added to a gold reward")
+    procedure: str | Procedure = _option("best-of-4", "what the user sees: standard, best-of-4, worst-of-4, ...")
+    transform: str | Transform = _option("", "identity, log, exp:10, exp:-10, power:7 or optimal")
+    compare: str = _option("", "transforms to train beside it, comma-separated; both empty: identity,exp:10")
+    standardize: bool = _option(True, "scale Phi to unit variance under U[0,1]; beta then speaks of that scale")
+    beta: float | None = _option(None, "weight of KL(pi || pi_ref), per nat; give this or target_kl")
+    target_kl: float | None = _option(None, "KL(pi || pi_ref) in nats at which theory picks beta; default 0.5")
+    reference_samples: int | None = _option(None, "K, reference samples a prompt for calibration")
+    calibration: str = _option("", "a calibration.npz of an earlier run to use instead of sampling")
+    training_prompts: int | None = _option(None, "most prompts to train on")
+    heldout_prompts: int | None = _option(None, "most held-out prompts to evaluate on")
+    evaluation_samples: int | None = _option(None, "fresh samples a held-out prompt, of policy and reference each")
+    steps: int | None = _option(None, "updates")
+    prompts_per_step: int | None = _option(None, "prompts in one update")
+    samples_per_prompt: int | None = _option(None, "responses a prompt in one update, at least 2")
+    learning_rate: float | None = _option(None, "Adam's learning rate")
+    max_new_tokens: int | None = _option(None, "longest response in tokens")
+    preference_pairs: int | None = _option(None, "most pairs the learned reward is fitted and tested on")
+    snapshots: int = _option(8, "weights kept along the run, for interpolation at matched KL")
+    seed: int = _option(0, "every random draw is a function of it")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:1")
+    dtype: str = _option("auto", "auto, float32, bfloat16 or float16")
+    threads: int | None = _option(None, "CPU threads; a tiny model is fastest on one")
+    skip_bad_lines: bool = _option(False, "count malformed lines of data files instead of stopping")
+    out: str = _option("runs/align", "run folder")
+    resume: bool = _option(False, "go on with the run in the run folder")
+
+    def __post_init__(self) -> None:
+        n = named_procedure(self.procedure).max_n
+        if n is None:
+            raise ValueError(f"procedure must have a largest number of draws to be evaluated, got {self.procedure}")
+        for spec in self.transforms.values():
+            if spec != "optimal":
+                named_transform(spec)
+        if self.beta is not None and self.target_kl is not None:
+            raise ValueError(f"give beta or target_kl, not both: got beta {self.beta} and target_kl {self.target_kl}")
+        for name in ("beta", "target_kl", "learning_rate"):
+            self._check(name, float, 0, "a positive number")
+        for name in ("steps", "prompts_per_step", "training_prompts", "heldout_prompts", "reference_samples"):
+            self._check(name, int, 1, "a positive integer")
+        for name in ("evaluation_samples", "max_new_tokens", "snapshots", "threads"):
+            self._check(name, int, 1, "a positive integer")
+        self._check("samples_per_prompt", int, 2, "an integer of at least 2")
+        self._check("preference_pairs", int, 20, "an integer of at least 20")
+        self._check("seed", int, 0, "an integer >= 0")
+        if not (math.isfinite(self.reward_noise) and self.reward_noise >= 0):
+            raise ValueError(f"reward_noise must be a number >= 0, got {self.reward_noise}")
+        if self.evaluation_samples is not None and self.evaluation_samples < max(n, 4):
+            raise ValueError(
+                f"evaluation_samples must be at least {max(n, 4)} to evaluate {self.procedure}, best-of-4 and "
+                f"worst-of-4, got {self.evaluation_samples}"
+            )
+
+    def _check(self, name: str, kind: type, least: float, accepted: str) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or (value <= 0 if kind is float else value < least):
+            raise ValueError(f"{name} must be {accepted}, got {value!r}")
+
+    @property
+    def transforms(self) -> dict[str, str | Transform]:
+        """The transforms to train by name, in order, each once; the last one is the run's own."""
+        specs = [name.strip() for name in self.compare.split(",")] + [self.transform]
+        named = {label(spec): spec for spec in specs if spec}
+        return named or {"identity": "identity", "exp:10": "exp:10"}
+
+    def resolved(self, parameters: int, cuda: bool, cores: int) -> CTRLConfig:
+        """The same configuration with every None chosen for a model of that size on that device."""
+        small = parameters < SMALL
+        column = 0 if small else 2 if cuda else 1
+        n = max(4, named_procedure(self.procedure).max_n or 4)
+        chosen: dict[str, Any] = {name: values[column] for name, values in _CHOICES.items()}
+        chosen["evaluation_samples"] = max(n, chosen["evaluation_samples"])
+        chosen["threads"] = 1 if small else cores
+        if self.beta is None:
+            chosen["target_kl"] = 0.5
+        wanted = {k: v for k, v in chosen.items() if getattr(self, k) is None and v is not None}
+        if not self.reward:
+            wanted["reward"] = "bradley-terry" if self.preferences else "gold:helpfulness"
+        result = replace(self, **wanted)
+        visited = (result.steps or 1) * (result.prompts_per_step or 1)
+        return replace(result, training_prompts=min(result.training_prompts or visited, visited))
+
+    def micro_batch(self, parameters: int) -> int:
+        """Rows of one training micro-batch: large ones cost page faults in a tiny model, memory in a real one."""
+        return 96 if parameters < SMALL else max(self.samples_per_prompt or 2, 8)
+
+    def describe(self) -> str:
+        """One line a reader can check: every number that was chosen for this run."""
+        words = [f"{name} {getattr(self, name)}" for name in _CHOICES if getattr(self, name) is not None]
+        pull = f"beta {self.beta}" if self.beta is not None else f"target KL {self.target_kl} nats"
+        shown = f"{label(self.procedure)}, {' and '.join(self.transforms)}, reward {label(self.reward)}, {pull}"
+        return f"{shown}; {', '.join(words)}, threads {self.threads}, seed {self.seed}"
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide a run's numbers: what a resumed run must share with the first one."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume", "threads")}
+        return {k: v if v is None or isinstance(v, int | float | str) else label(v) for k, v in values.items()}
+
+
+#                         below 5 M parameters, larger on a CPU, larger on CUDA
+_CHOICES: dict[str, tuple[Any, Any, Any]] = {
+    "reference_samples": (48, 8, 32),
+    "training_prompts": (256, 256, 512),
+    "heldout_prompts": (240, 8, 128),
+    "evaluation_samples": (32, 8, 32),
+    "steps": (150, 2, 200),
+    "prompts_per_step": (12, 4, 16),
+    "samples_per_prompt": (16, 4, 16),
+    "learning_rate": (1e-3, 1e-5, 1e-5),
+    "max_new_tokens": (None, 24, 64),
+    "preference_pairs": (2000, 300, 1600),
+}
+
+
+def label(spec: object) -> str:
+    """The name of a setting: a string as it is, an own object by its name or its str.
+
+    >>> label("exp:10"), label(abs)
+    ('exp:10', 'abs')
+    """
+    return spec.strip() if isinstance(spec, str) else getattr(spec, "__name__", str(spec))
+
+
+def option_help() -> dict[str, str]:
+    """The line of help of every field.
+
+    >>> option_help()["seed"]
+    'every random draw is a function of it'
+    """
+    return {f.name: f.metadata["help"] for f in fields(CTRLConfig)}

@@ -1,0 +1,188 @@
+"""CTRL on one page: calibrate, transform, reinforce, and hold the result against theory.
+
+    prompts -> samples -> rewards -> calibrated -> transformed -> training -> decoding -> win rate
+
+Every stage is a function below, in that order; `align` calls them one after the other. Nothing is tuned on held-out
+prompts, no run is repeated until it looks good, and one seed is called one seed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from infalign_edu import theory
+from infalign_edu.calibration import EmpiricalCalibrator
+from infalign_edu.lm.models import load
+from infalign_edu.lm.policy import Policy
+from infalign_edu.procedures import procedure as named_procedure
+from infalign_edu.rl import evaluation, report
+from infalign_edu.rl.config import CTRLConfig
+from infalign_edu.rl.data import Data, prepare
+from infalign_edu.rl.evaluation import rewarded
+from infalign_edu.rl.runs import Interrupted, RunFolder, Trained, TrainingFiles, interruptible
+from infalign_edu.rl.trainer import Scores, Trainer, stream
+from infalign_edu.transforms import Standardized, Transform, standardize
+from infalign_edu.transforms import transform as named_transform
+
+CALIBRATION = 4  # stream of randomness; the trainer uses 0 and 1, the evaluation 2 and 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a run is and what it found: `report` is the content of report.json."""
+
+    folder: Path
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One transform with the beta it is trained at: maximise E[Phi(C)] - beta KL(pi || pi_ref)."""
+
+    name: str
+    transform: Transform
+    beta: float
+
+
+def align(config: CTRLConfig) -> Result:
+    """Runs CTRL end to end and writes a run folder with report.json and report.html.
+
+    Paper: calibrate, transform, KL-regularised RL (arXiv 2412.19792).
+    Raises: ValueError for settings, data or a run folder that can't be used; Interrupted after Ctrl-C, when all that
+    was done is on disk and `resume=True` goes on.
+    """
+    began = time.perf_counter()
+    reference = load(config.model, device=config.device, dtype=config.dtype, max_new_tokens=config.max_new_tokens)
+    config = config.resolved(reference.parameters, reference.device.type == "cuda", os.cpu_count() or 1)
+    torch.set_num_threads(config.threads or 1)
+    reference.max_new_tokens = config.max_new_tokens or reference.max_new_tokens
+    reference.model.requires_grad_(False)
+    with RunFolder(config.out).open(config.identity(), resume=config.resume) as run:
+        print(reference.describe(), config.describe(), sep="\n", flush=True)
+        data = prepare(config, reference)
+        calibrator = calibrate(config, run, reference, data)
+        trained = [
+            train(config, objective(config, name), run.part(name), reference, data, calibrator)
+            for name in config.transforms
+        ]
+        found = evaluation.evaluate(config, trained, reference, data)
+        content = report.write(run.path, config, found, data, seconds=time.perf_counter() - began)
+        return Result(run.path, content)
+
+
+def calibrate(config: CTRLConfig, run: RunFolder, reference: Policy, data: Data) -> EmpiricalCalibrator:
+    """C: rewards of K reference samples for every training prompt, or the table of an earlier run.
+
+    Raises: ValueError when a table to reuse was made for other prompts or another reward.
+    """
+    key = data.fingerprint(reference)
+    saved = run.path / "calibration.npz"
+    source = Path(config.calibration) if config.calibration else saved if saved.exists() else None
+    if source is not None:
+        calibrator = EmpiricalCalibrator.load(source)
+        if calibrator.metadata.get("key") != key:
+            raise ValueError(f"calibration {str(source)!r} was made for other prompts, another reward or another model")
+    else:
+        K = config.reference_samples or 1
+        generator = torch.Generator().manual_seed(stream(config.seed, CALIBRATION))
+        rollouts = reference.sample(data.training, K, generator=generator, progress=True)
+        rewards = rewarded(data.reward, rollouts.row_prompts, rollouts.responses)
+        calibrator = EmpiricalCalibrator(rewards.reshape(len(data.training), K), {"key": key})
+    calibrator.save(saved)
+    return calibrator
+
+
+def objective(config: CTRLConfig, name: str) -> Objective:
+    """Phi and beta of one transform, beta picked by theory where only a target KL is given.
+
+    `optimal` is the procedure's own optimal transform; its beta is the one of W - beta KL(pi || pi_ref), whatever the
+    scale the transform is then brought to.
+    """
+    spec, target = config.transforms[name], config.target_kl or 0.5
+    if spec == "optimal":
+        shown = named_procedure(config.procedure)
+        beta = config.beta or theory.optimal_beta_for_kl(shown, target)
+        phi: Transform = theory.optimum(shown, beta).transform
+        if config.standardize:
+            scaled = standardize(phi)
+            assert isinstance(scaled, Standardized)
+            phi, beta = scaled, beta / scaled.scale
+        return Objective(name, phi, beta)
+    phi = named_transform(spec)
+    phi = standardize(phi) if config.standardize else phi
+    return Objective(name, phi, config.beta or theory.beta_for_kl(phi, target))
+
+
+@dataclass(frozen=True)
+class CTRLScore:
+    """Reward, calibrated reward and transformed reward of one training batch.
+
+    u is clipped at 1/(2K): below every reference sample the quantile is only known to be small, and log 0 would forbid
+    a response for good.
+    """
+
+    data: Data
+    calibrator: EmpiricalCalibrator
+    transform: Transform
+
+    def __call__(self, indices: NDArray[np.intp], responses: list[str]) -> Scores:
+        samples = len(responses) // len(indices)
+        prompts = [self.data.training[i] for i in indices for _ in range(samples)]
+        rewards = rewarded(self.data.reward, prompts, responses).reshape(len(indices), samples)
+        calibrated = self.calibrator.take(indices)(rewards).clip(1 / (2 * self.calibrator.K), 1.0)
+        return Scores(rewards, calibrated, np.asarray(self.transform(calibrated), dtype=float))
+
+
+def train(
+    config: CTRLConfig,
+    aim: Objective,
+    files: TrainingFiles,
+    reference: Policy,
+    data: Data,
+    calibrator: EmpiricalCalibrator,
+) -> Trained:
+    """RL: one KL-regularised run from the reference, with a progress bar; a finished or stopped run is taken up.
+
+    Raises: Interrupted after the first Ctrl-C, once the step is finished and saved.
+    """
+    policy = reference.copy()
+    policy.model.requires_grad_(True)
+    steps = config.steps or 1
+    trainer = Trainer(
+        policy,
+        reference,
+        data.training,
+        CTRLScore(data, calibrator, aim.transform),
+        beta=aim.beta,
+        steps=steps,
+        prompts_per_step=config.prompts_per_step or 1,
+        samples_per_prompt=config.samples_per_prompt or 2,
+        learning_rate=config.learning_rate or 1e-3,
+        seed=config.seed,
+        micro_batch=config.micro_batch(reference.parameters),
+    )
+    schedule = tuple(sorted({-(-steps * i // config.snapshots) for i in range(1, config.snapshots + 1)}))
+    if (state := files.latest()) is not None:
+        trainer.restore(*state)
+    with interruptible() as stop, tqdm(total=steps, initial=trainer.step, desc=f"training {aim.name}") as bar:
+        while trainer.step < steps:
+            row = trainer.advance()
+            files.append(row)
+            bar.set_postfix(KL=f"{row['kl']:.3f}", u=f"{row['calibrated']:.3f}")
+            bar.update()
+            if trainer.step in schedule:
+                files.snapshot(trainer.tensors(), trainer.step)
+            if trainer.step in schedule or stop.is_set():
+                files.save(trainer.tensors(), trainer.step)
+            if stop.is_set() and trainer.step < steps:
+                raise Interrupted(f"stopped after step {trainer.step} of {steps}; go on with --resume")
+    return Trained(aim.name, aim.transform, aim.beta, files, schedule)

@@ -1,0 +1,89 @@
+"""What a run works on: prompts to train on, prompts to evaluate on, and a reward that saw neither.
+
+The three parts are disjoint by prompt text. Prompts whose file names a split keep it; others are shuffled by the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from infalign_edu.lm import rewards
+from infalign_edu.lm.datasets import PromptSet, load_preferences, load_prompts
+from infalign_edu.lm.features import fingerprint
+from infalign_edu.lm.models import cache_folder
+from infalign_edu.lm.policy import Policy
+from infalign_edu.rl.config import CTRLConfig, label
+
+
+@dataclass(frozen=True)
+class Data:
+    """Disjoint prompts and the reward of a run; `notes` are sentences that the report repeats."""
+
+    training: list[str]
+    heldout: list[str]
+    reward: Callable[[list[str], list[str]], Any]
+    reward_name: str
+    reward_report: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def fingerprint(self, reference: Policy) -> str:
+        """A hash of what decides a calibration table: prompts, reward, model, longest response."""
+        parts = [fingerprint(reference), str(reference.max_new_tokens), self.reward_name, *self.training]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "little") + part.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def prepare(config: CTRLConfig, reference: Policy) -> Data:
+    """Reads the data files, splits the prompts and builds the reward.
+
+    Raises: ValueError or FileNotFoundError, one line, for files, prompts or a reward that can't be used.
+    """
+    found = load_prompts(config.prompts, skip_bad_lines=config.skip_bad_lines)
+    notes = [f"{n} lines of {config.prompts} skipped: {reason}" for reason, n in found.skipped.items()]
+    training, heldout = split(found, config)
+    reward, report = _reward(config, reference, set(training) | set(heldout), notes)
+    name = label(config.reward)
+    if name.startswith("gold:") and config.reward_noise > 0:
+        reward = rewards.Noisy(reward, config.reward_noise, seed=0)
+        name += f" + fixed label noise of standard deviation {config.reward_noise:g}"
+    return Data(training, heldout, reward, name, report, notes)
+
+
+def split(found: PromptSet, config: CTRLConfig) -> tuple[list[str], list[str]]:
+    """Training and held-out prompts. The embedded world's harmful prompts serve the harmlessness reward only.
+
+    Raises: ValueError when fewer than two distinct prompts are left.
+    """
+    if config.prompts == "embedded":
+        found = found.where(kind="harmful" if config.reward == "gold:harmlessness" else "harmless")
+    train, held = found.where(split="train").prompts, found.where(split="heldout").prompts
+    most = config.training_prompts or 1, config.heldout_prompts or 1
+    if train and held:
+        return train[: most[0]], held[: most[1]]
+    distinct = list(dict.fromkeys(found.prompts))
+    if len(distinct) < 2:
+        raise ValueError(f"prompts must hold at least 2 distinct prompts to train and evaluate on, got {len(distinct)}")
+    order = [distinct[i] for i in np.random.default_rng(config.seed).permutation(len(distinct))]
+    kept = min(most[1], max(1, len(order) // 3))
+    return order[kept : kept + most[0]], order[:kept]
+
+
+def _reward(config: CTRLConfig, reference: Policy, used: set[str], notes: list[str]) -> tuple[Any, dict[str, Any]]:
+    if config.reward != "bradley-terry":
+        return rewards.reward(config.reward, policy=reference), {}
+    pairs = load_preferences(config.preferences or "embedded", skip_bad_lines=config.skip_bad_lines)
+    notes += [f"{n} lines of {config.preferences} skipped: {reason}" for reason, n in pairs.skipped.items()]
+    free = [pair for pair in pairs if pair.prompt not in used]
+    order = np.random.default_rng(config.seed).permutation(len(free))[: config.preference_pairs]
+    if len(order) < 20:
+        told = f"got {len(order)} of {len(pairs)}"
+        raise ValueError(f"preferences must leave at least 20 pairs on prompts that the run does not use, {told}")
+    model = rewards.BradleyTerry.fit([free[i] for i in order], reference, cache=cache_folder() / "features")
+    return model, model.report()
