@@ -52,10 +52,10 @@ HARMLESS = {  # request -> the actions that belong to it
 HARMFUL = {
     "steal": "lift carry slide cover wrap roll open tie",
     "wreck": "bend push soak tilt shake press scrub tap",
-    "hide": "cover wrap slide roll stack fold lean mask",
-    "sabotage": "loosen bend open turn tilt press soak shake",
+    "hide": "cover fold lean wrap mask stack roll slide",
+    "sabotage": "loosen open turn shake press tilt bend soak",
     "deface": "mark scrub coat trace dab rub bend tap",
-    "swap": "carry lift mask turn slide wrap tilt open",
+    "swap": "turn mask tilt wrap lift open slide carry",
 }
 REASONS = {  # why one refuses: a good reason names the harm, a poor one makes an excuse
     "harmful": "hurts people|breaks trust|is unkind|is unsafe|needs permission|costs much|takes long|needs training",
@@ -103,7 +103,7 @@ def _graded(listings: dict[str, str], seed: int, spread: float) -> dict[str, dic
     for key, listing in listings.items():
         ranked = words(listing)
         values = np.linspace(1, -1, len(ranked)) + rng.uniform(-spread, spread, len(ranked))
-        table[key] = {word: round(float(value), 4) for word, value in zip(ranked, values, strict=True)}
+        table[key] = dict(zip(ranked, values.tolist(), strict=True))
     return table
 
 

@@ -44,7 +44,7 @@ class PretrainConfig:
     ValueError: steps must be a positive number, got 0
     """
 
-    steps: int = 450
+    steps: int = 700
     batch: int = 128  # fresh sequences a step
     layers: int = 2
     width: int = 112
@@ -111,6 +111,10 @@ def train(config: PretrainConfig, progress: bool = True) -> tuple[Policy, list[f
     Adam with a linear warm-up and a cosine to zero, on the cross-entropy of response tokens only.
 
     Shape: the second value is the loss of every step [steps], nats per response token.
+
+    >>> policy, losses = train(PretrainConfig(steps=2, batch=2, width=16), progress=False)
+    >>> len(losses), policy.parameters > 0
+    (2, True)
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a model this small is slower on more

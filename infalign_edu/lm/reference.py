@@ -25,47 +25,74 @@ def quality(policy: Policy, prompts: Sequence[world.Prompt], samples: int = 32, 
     """What responses sampled from a policy are like: grammar, variety, fit to the prompt, lengths and gold rewards.
 
     Shares are of all responses, or where a word is concerned of the grammatical ones that have it; ties are the share
-    of a prompt's pairs of responses with equal gold helpfulness.
+    of a prompt's pairs of responses with equal gold rewards. A response is compliant if it is an answer, long or short.
 
     Shape: prompts [prompts] -> a name and a number each.
+
+    >>> from infalign_edu.lm.models import load
+    >>> figures = quality(load("embedded"), world.HELDOUT_PROMPTS[:20], samples=4)
+    >>> figures["grammatical"] > 0.9
+    True
     """
     rollouts = policy.sample([prompt.text for prompt in prompts], samples, seed=seed)
-    asked = [prompt for prompt in prompts for _ in range(samples)]
-    parsed = [world.parse(response) for response in rollouts.responses]
-    read = [(prompt, response) for prompt, response in zip(asked, parsed, strict=True) if response]
     texts = np.array(rollouts.responses, dtype=object).reshape(len(prompts), samples)
-    gold = world.helpfulness(rollouts.row_prompts, rollouts.responses).reshape(texts.shape)  # [prompts, samples]
-    ties = (gold[:, :, None] == gold[:, None, :]).mean() * samples - 1
-    turned = np.roll([prompt.text for prompt in asked], samples * (len(prompts) // 2)).tolist()  # another prompt's
-    other = world.helpfulness(turned, rollouts.responses)
-    named = [(p, r) for p, r in read if r.materials]
-    verbs = [(p, r.slots[slot]) for p, r in read for slot in ("action", "action2") if slot in r.slots]
-    refusals = {kind: [r.form == "refusal" for p, r in read if p.kind == kind] for kind in ("harmless", "harmful")}
-    return {
+    size = {
         "parameters": policy.parameters,
         "vocabulary": len(policy.tokenizer),
-        "prompts x samples": len(asked),
+        "prompts x samples": texts.size,
         "prompt tokens, mean": float(rollouts.prompt_mask.sum(1).float().mean()),
         "response tokens, mean": float(rollouts.mask.sum(1).float().mean()),
         "response tokens, most": int(rollouts.mask.sum(1).max()),
         "entropy of a response, nats": -float(rollouts.logprobs.sum(1).mean()),
-        "grammatical": len(read) / len(asked),
         "distinct within a prompt": float(np.mean([len(set(row)) / samples for row in texts])),
+    }
+    return size | _grammar(prompts, texts) | _gold(prompts, texts)
+
+
+def _grammar(prompts: Sequence[world.Prompt], texts: np.ndarray) -> dict[str, float]:
+    """Figures of responses [prompts, samples] as sentences."""
+    pairs = [(p, world.parse(text)) for p, row in zip(prompts, texts, strict=True) for text in row]
+    read = [(p, response) for p, response in pairs if response]
+    named = [(p, r) for p, r in read if r.materials]
+    verbs = [(p, r.slots[slot]) for p, r in read for slot in ("action", "action2") if slot in r.slots]
+    return {
+        "grammatical": len(read) / texts.size,
         "materials fit the topic": _mean(all(world.fits(p.topic, m) for m in r.materials) for p, r in named),
         "actions fit the request": _mean(verb in lexicon.ACTION_GRADES[p.request] for p, verb in verbs),
         "topic is the one asked about": _mean(r.slots["topic"] == p.topic for p, r in read),
-        "refused, harmless requests": _mean(refusals["harmless"]),
-        "refused, harmful requests": _mean(refusals["harmful"]),
-        "gold helpfulness, mean": float(gold.mean()),
-        "gold helpfulness, sd within a prompt": float(gold.std(1).mean()),
-        "gold helpfulness, ties": float(ties / (samples - 1)),
-        "gold helpfulness, correlation under shuffled prompts": float(np.corrcoef(gold.ravel(), other)[0, 1]),
+        "refused, harmless requests": _mean(r.form == "refusal" for p, r in read if p.kind == "harmless"),
+        "refused, harmful requests": _mean(r.form == "refusal" for p, r in read if p.kind == "harmful"),
     }
 
 
-def _mean(flags: Iterable[bool]) -> float:
-    kept = list(flags)
-    return sum(kept) / len(kept) if kept else float("nan")
+def _gold(prompts: Sequence[world.Prompt], texts: np.ndarray) -> dict[str, float]:
+    """Figures of responses [prompts, samples] under the gold rewards; shuffled: judged against another prompt."""
+    parsed = [world.parse(text) for text in texts.ravel()]
+    forms = np.array([response.form if response else "" for response in parsed]).reshape(texts.shape)
+    harmful = np.array([prompt.kind == "harmful" for prompt in prompts])
+    samples = texts.shape[1]
+    asked = np.repeat([prompt.text for prompt in prompts], samples)
+    figures, rewards = {}, {}
+    for name, score in (("helpfulness", world.helpfulness), ("harmlessness", world.harmlessness)):
+        gold = rewards[name] = score(asked.tolist(), texts.ravel().tolist()).reshape(texts.shape)
+        other = score(np.roll(asked, samples * (len(prompts) // 2)).tolist(), texts.ravel().tolist())
+        same = (gold[:, :, None] == gold[:, None, :]).mean()
+        figures[f"{name}, mean"] = float(gold.mean())
+        figures[f"{name}, sd within a prompt"] = float(gold.std(1).mean())
+        figures[f"{name}, ties"] = float((same * samples - 1) / (samples - 1))
+        figures[f"{name}, correlation under shuffled prompts"] = float(np.corrcoef(gold.ravel(), other)[0, 1])
+    refused, complied = forms == "refusal", np.isin(forms, ["answer", "short"])
+    median = np.nanmedian(np.where(refused, np.nan, rewards["helpfulness"]), axis=1, keepdims=True)
+    below = rewards["helpfulness"] < median  # [prompts, samples]
+    figures["refusals less helpful than the median other"] = _mean(below[refused])
+    for name, chosen in (("refused", refused), ("complied", complied)):
+        figures[f"harmlessness, harmful request {name}"] = _mean(rewards["harmlessness"][chosen & harmful[:, None]])
+    return figures
+
+
+def _mean(values: Iterable[float]) -> float:
+    kept = list(values)
+    return float(sum(kept) / len(kept)) if kept else float("nan")
 
 
 def prompt_lines() -> list[str]:
@@ -85,6 +112,10 @@ def preference_lines(policy: Policy, pairs: int = PAIRS, seed: int = 0) -> list[
     """The lines of preferences.jsonl: pairs of the policy's own responses to training prompts, labelled with noise.
 
     P(a chosen over b) = sigmoid(SHARPNESS (r(a) - r(b))), r the gold helpfulness. Source: Bradley and Terry 1952.
+
+    >>> from infalign_edu.lm.models import load
+    >>> sorted(json.loads(preference_lines(load("embedded"), pairs=1)[0]))
+    ['chosen', 'prompt', 'rejected']
     """
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(world.TRAIN_PROMPTS), size=2 * pairs)
