@@ -41,7 +41,7 @@ class CTRLConfig:
     model: str = _option("embedded", "embedded, smollm2, a local folder, a .gguf file or a Hub id")
     prompts: str = _option("embedded", "embedded, a .jsonl(.gz) or text file, or hub:REPO/FILE")
     preferences: str = _option("", "preference pairs for a learned reward: embedded, .jsonl(.gz) or hub:REPO/FILE")
-    reward: str | Callable[..., Any] = _option("", "gold:helpfulness, gold:harmlessness, bradley-terry, classifier:MODEL")
+    reward: str | Callable[..., Any] = _option("", "gold:helpfulness, gold:harmlessness, bradley-terry or classifier:M")
     reward_noise: float = _option(0.2, "standard deviation of fixed label noise added to a gold reward")
     procedure: str | Procedure = _option("best-of-4", "what the user sees: standard, best-of-4, worst-of-4, ...")
     transform: str | Transform = _option("", "identity, log, exp:10, exp:-10, power:7 or optimal")

@@ -23,11 +23,11 @@ from infalign_edu import theory
 from infalign_edu.calibration import EmpiricalCalibrator
 from infalign_edu.lm.models import load
 from infalign_edu.lm.policy import Policy
+from infalign_edu.lm.rewards import score
 from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.rl import evaluation, report
 from infalign_edu.rl.config import CTRLConfig
 from infalign_edu.rl.data import Data, prepare
-from infalign_edu.rl.evaluation import rewarded
 from infalign_edu.rl.runs import Interrupted, RunFolder, Trained, TrainingFiles, interruptible
 from infalign_edu.rl.trainer import Scores, Trainer, stream
 from infalign_edu.transforms import Standardized, Transform, standardize
@@ -95,7 +95,7 @@ def calibrate(config: CTRLConfig, run: RunFolder, reference: Policy, data: Data)
         K = config.reference_samples or 1
         generator = torch.Generator().manual_seed(stream(config.seed, CALIBRATION))
         rollouts = reference.sample(data.training, K, generator=generator, progress=True)
-        rewards = rewarded(data.reward, rollouts.row_prompts, rollouts.responses)
+        rewards = score(data.reward, rollouts.row_prompts, rollouts.responses)
         calibrator = EmpiricalCalibrator(rewards.reshape(len(data.training), K), {"key": key})
     calibrator.save(saved)
     return calibrator
@@ -137,7 +137,7 @@ class CTRLScore:
     def __call__(self, indices: NDArray[np.intp], responses: list[str]) -> Scores:
         samples = len(responses) // len(indices)
         prompts = [self.data.training[i] for i in indices for _ in range(samples)]
-        rewards = rewarded(self.data.reward, prompts, responses).reshape(len(indices), samples)
+        rewards = score(self.data.reward, prompts, responses).reshape(len(indices), samples)
         calibrated = self.calibrator.take(indices)(rewards).clip(1 / (2 * self.calibrator.K), 1.0)
         return Scores(rewards, calibrated, np.asarray(self.transform(calibrated), dtype=float))
 

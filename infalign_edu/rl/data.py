@@ -6,7 +6,6 @@ The three parts are disjoint by prompt text. Prompts whose file names a split ke
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +25,7 @@ class Data:
 
     training: list[str]
     heldout: list[str]
-    reward: Callable[[list[str], list[str]], Any]
+    reward: rewards.Reward
     reward_name: str
     reward_report: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -77,7 +76,7 @@ def split(found: PromptSet, config: CTRLConfig) -> tuple[list[str], list[str]]:
 
 def _reward(config: CTRLConfig, reference: Policy, used: set[str], notes: list[str]) -> tuple[Any, dict[str, Any]]:
     if config.reward != "bradley-terry":
-        return rewards.reward(config.reward, policy=reference), {}
+        return rewards.reward(config.reward), {}
     pairs = load_preferences(config.preferences or "embedded", skip_bad_lines=config.skip_bad_lines)
     notes += [f"{n} lines of {config.preferences} skipped: {reason}" for reason, n in pairs.skipped.items()]
     free = [pair for pair in pairs if pair.prompt not in used]
@@ -85,5 +84,6 @@ def _reward(config: CTRLConfig, reference: Policy, used: set[str], notes: list[s
     if len(order) < 20:
         told = f"got {len(order)} of {len(pairs)}"
         raise ValueError(f"preferences must leave at least 20 pairs on prompts that the run does not use, {told}")
-    model = rewards.BradleyTerry.fit([free[i] for i in order], reference, cache=cache_folder() / "features")
+    chosen, cache = [free[i] for i in order], cache_folder() / "features"
+    model = rewards.BradleyTerry.fit(chosen, reference, cache=cache, seed=config.seed, progress=True)
     return model, model.report()

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from infalign_edu import theory
+from infalign_edu.lm.rewards import Reward, score
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.rl.config import CTRLConfig
@@ -26,7 +27,6 @@ from infalign_edu.transforms import Transform
 from infalign_edu.winrate import PromptMean, win_rate
 
 Array = NDArray[np.float64]
-Reward = Callable[[list[str], list[str]], Any]
 REFERENCE, POLICY = 2, 3  # streams of randomness; the trainer uses 0 and 1
 
 
@@ -54,7 +54,7 @@ def draw(
     """
     generator = torch.Generator().manual_seed(stream(seed, who))
     rollouts = policy.sample(list(prompts), samples, generator=generator, progress=True)
-    rewards = rewarded(reward, rollouts.row_prompts, rollouts.responses).reshape(len(prompts), samples)
+    rewards = score(reward, rollouts.row_prompts, rollouts.responses).reshape(len(prompts), samples)
     same = policy is reference
     kl = np.zeros(len(prompts)) if same else sequence_kl(policy, reference, rollouts).reshape(len(prompts), -1).mean(1)
     return Samples(list(prompts), rollouts.responses, rewards, PromptMean(kl))
@@ -69,17 +69,6 @@ def sequence_kl(policy: Any, reference: Any, rollouts: Any, rows: int = 256) -> 
         log_policy, log_reference = (p.logits(rollouts, chunk).log_softmax(-1) for p in (policy, reference))
         parts.append(exact_kl(log_policy, log_reference, rollouts.mask[chunk]).double().cpu().numpy())
     return np.concatenate(parts)
-
-
-def rewarded(reward: Reward, prompts: list[str], responses: list[str]) -> Array:
-    """The rewards of responses, checked. Raises: ValueError naming the first response without a finite reward."""
-    values = np.asarray(reward(prompts, responses), dtype=float)
-    if values.shape != (len(responses),):
-        raise ValueError(f"reward must give one number a response ({len(responses)}), got shape {values.shape}")
-    if not np.isfinite(values).all():
-        i = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ValueError(f"reward must be finite, got {values[i]} for the response {responses[i]!r} to {prompts[i]!r}")
-    return values
 
 
 @dataclass(frozen=True)

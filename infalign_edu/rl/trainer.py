@@ -38,10 +38,11 @@ Score = Callable[[NDArray[np.intp], list[str]], Scores]
 def stream(seed: int, *key: int) -> int:
     """A 63-bit seed that depends on every number of the key, for a generator of its own.
 
-    >>> stream(0, 1) == stream(0, 1), stream(0, 1) == stream(1, 0)
+    >>> stream(0, 1) == stream(0, 1), stream(0, 1) == stream(0, 1, 0)
     (True, False)
     """
-    return int(np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    sequence = np.random.SeedSequence(seed, spawn_key=key)  # a longer list would not tell [1] from [1, 0]
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class Trainer:
@@ -86,7 +87,7 @@ class Trainer:
         """Indices of the prompts of a step: epochs in shuffled order, each epoch with its own shuffle."""
         first = step * self.prompts_per_step
         epochs = range(first // len(self.prompts), (first + self.prompts_per_step - 1) // len(self.prompts) + 1)
-        order = [np.random.default_rng([self.seed, PROMPTS, e]).permutation(len(self.prompts)) for e in epochs]
+        order = [np.random.default_rng(stream(self.seed, PROMPTS, e)).permutation(len(self.prompts)) for e in epochs]
         start = first - epochs[0] * len(self.prompts)
         return np.concatenate(order)[start : start + self.prompts_per_step]
 
@@ -121,7 +122,7 @@ class Trainer:
         }
 
     def schedule(self, step: int) -> float:
-        """Share of the learning rate: linear warm-up, then linear decay, which ends near the optimum with little noise."""
+        """Share of the learning rate: linear warm-up, then linear decay, so that it ends with little noise."""
         return min(1.0, (step + 1) / max(1, self.warmup)) * max(0.03, 1 - step / self.steps)
 
     def _backward(self, rollouts: Any, transformed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
