@@ -34,7 +34,7 @@ def read(path: Path, parse: Callable[[str], T], skip: bool) -> tuple[list[T], di
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if text.strip():
                     rows.append(parse(text))
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
                 if not skip:
                     raise ValueError(f"{path}, line {number}: {reason}") from None
@@ -70,7 +70,7 @@ def json_object(line: str) -> dict[str, Any]:
     """
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested a thousand deep
         raise ValueError("not valid JSON") from None
     if not isinstance(record, dict):
         raise ValueError(f"must be a JSON object, got {type(record).__name__}")

@@ -46,8 +46,12 @@ def load(spec: str | Path, *, device: str = "auto", dtype: str = "auto", max_new
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or another that torch knows, got {device!r}") from None
     if dtype == "auto":
-        dtype = "bfloat16" if torch.device(device).type == "cuda" else "float32"
+        dtype = "bfloat16" if kind == "cuda" else "float32"
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
     folder, name, gguf = locate(spec)
@@ -92,10 +96,12 @@ def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None
     try:
         with no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            model = auto.from_pretrained(folder, **weights, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+            model, info = auto.from_pretrained(folder, output_loading_info=True, **weights, **options)
+    except Exception as error:  # transformers, tokenizers, safetensors and gguf each have their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"model {folder / (gguf or '')} can't be read: {reason}") from error
+    if missing := sorted(info["missing_keys"]):  # else transformers would fill them with random numbers
+        raise ValueError(f"model {folder} must hold all weights of {type(model).__name__}, got none for {missing[:3]}")
     if gguf and getattr(model, "hf_quantizer", None) is not None:  # the weights are dense now: let them be saved
         model.hf_quantizer, model.is_quantized = None, False
         del model.config.quantization_config

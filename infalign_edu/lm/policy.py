@@ -18,10 +18,7 @@ from transformers import DynamicCache
 
 from infalign_edu.lm.datasets import turns
 from infalign_edu.lm.files import no_progress_bars, whole_folder
-from infalign_edu.lm.rollouts import Rollouts, batches, generate, pad, trim
-
-CACHE_BYTES = 512 * 2**20  # memory one micro-batch may take on a CPU; on CUDA half of what is free
-MAX_ROWS = 256  # rows of a micro-batch: glibc page faults cost 2x at 1,024 rows of a tiny model
+from infalign_edu.lm.rollouts import Rollouts, batches, generate, pad, rows_that_fit, trim
 
 
 class Policy:
@@ -53,7 +50,9 @@ class Policy:
         self.stops = sorted({s for s in [*stops, tokenizer.eos_token_id] if s is not None})
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        self.max_new_tokens = max_new_tokens or getattr(generation, "max_new_tokens", None) or 64
+        self.max_new_tokens = (
+            max_new_tokens or getattr(generation, "max_new_tokens", None) or min(64, self.context // 2)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -212,13 +211,8 @@ class Policy:
 
     def copy(self) -> Policy:
         """A frozen copy, the reference pi_ref: parameters take no gradients."""
-        twin = Policy(
-            copy.deepcopy(self.model),
-            self.tokenizer,
-            name=self.name,
-            max_new_tokens=self.max_new_tokens,
-            chat=self.chat,
-        )
+        model, length = copy.deepcopy(self.model), self.max_new_tokens
+        twin = Policy(model, self.tokenizer, name=self.name, max_new_tokens=length, chat=self.chat)
         twin.model.requires_grad_(False)
         return twin
 
@@ -231,14 +225,7 @@ class Policy:
 
     def micro_batch(self, length: int) -> int:
         """Rows of `length` tokens whose cache and logits fit the memory set aside for one micro-batch."""
-        config = self.model.config.get_text_config()
-        heads = config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        width *= getattr(config, "num_key_value_heads", None) or heads
-        cache = 3 * config.num_hidden_layers * width * self.dtype.itemsize * length  # keys, values and one copy
-        budget = torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else CACHE_BYTES
-        limit = MAX_ROWS if self.device.type == "cpu" else 16 * MAX_ROWS
-        return int(min(limit, max(1, budget // (cache + 24 * config.vocab_size))))
+        return rows_that_fit(self.model.config.get_text_config(), self.dtype, self.device, length)
 
 
 def token_kl(policy: Policy, reference: Policy, rollouts: Rollouts) -> torch.Tensor:
