@@ -94,6 +94,11 @@ TONES = {  # the only words whose worth is the same for every prompt; from best 
 
 
 def words(listing: str) -> list[str]:
+    """The entries of a list: separated by bars if some are phrases, else by spaces.
+
+    >>> words("wax oil"), words("with help|on sunday")
+    (['wax', 'oil'], ['with help', 'on sunday'])
+    """
     return listing.split("|") if "|" in listing else listing.split()
 
 

@@ -151,6 +151,7 @@ def _replaceable(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of this module: `--out`, `--check` or `--data`; a mistake ends in one line and status 2."""
     parser = argparse.ArgumentParser(prog="infalign_edu.lm.pretrain", description=__doc__.splitlines()[0])
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--out", type=Path, metavar="FOLDER", help="train a reference model and save it here")
