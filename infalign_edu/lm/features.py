@@ -7,6 +7,7 @@ process that is killed goes on where it stopped. Left out: fine-tuning the backb
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,5 +146,5 @@ def _read(path: Path) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as data:
             return data["features"]
-    except (OSError, ValueError, KeyError, EOFError):  # absent or damaged: made again
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged: made again
         return None
