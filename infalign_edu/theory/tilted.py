@@ -179,13 +179,30 @@ class Tilted:
         """f(u). Shape: any -> same."""
         return np.exp(self.log_density(u))
 
-    @property
-    def _density(self) -> Array:
-        return np.exp(self._levels - self.log_normaliser)
+    def resolved(self, *columns: Callable[[Panels, Array, Array], Array], tolerance: float = 1e-13
+                 ) -> tuple[Panels, Array, Array]:
+        """Panels on which sixteen nodes also resolve functions of (panels, f, F), with log f and F at their nodes."""
+        panels, levels = self._panels, self._levels
+        for _ in range(30):
+            log_f = levels - self.log_normaliser
+            f = np.exp(log_f)
+            F = panels.cumulative(f, self.end_mass[0]).clip(0, 1)
+            rough = np.maximum.reduce([roughness(c(panels, f, F)) for c in columns])
+            bad = (rough * panels.width > tolerance) & (panels.width > 64 * _EPS)
+            if not bad.any() or panels.near.size + bad.sum() > 40_000:
+                break
+            halves = panels.split(bad)
+            levels = np.concatenate([levels[~bad], self._evaluate(halves)])
+            panels = panels.take(~bad).join(halves)
+            order = panels.order()
+            panels, levels = panels.take(order), levels[order]
+        return panels, log_f, F
 
     @property
-    def _left(self) -> float:
-        return self._tails[0].mass * float(np.exp(-self.log_normaliser))
+    def end_mass(self) -> tuple[float, float]:
+        """The probability below the first and above the last panel."""
+        low, high = (t.mass * float(np.exp(-self.log_normaliser)) for t in self._tails)
+        return low, high
 
     def _part(self, u: Array, upper: bool) -> Array:
         """F(u), or 1 - F(u) where `upper`, summed from the small side so that either tail keeps its digits."""
@@ -236,19 +253,7 @@ class Tilted:
         """
         ours = procedure(shown)
         theirs = ours if reference_procedure is None else procedure(reference_procedure)
-        panels, levels = self._panels, self._levels
-        for _ in range(30):
-            f = np.exp(levels - self.log_normaliser)
-            F = panels.cumulative(f, self._left)
-            earned = ours.pdf(F.clip(0, 1)) * f * theirs.cdf(panels.u)
-            bad = (roughness(earned) * panels.width > 1e-13) & (panels.width > 64 * _EPS)
-            bad &= panels.near.size + bad.sum() < 40_000
-            if not bad.any():
-                break
-            halves = panels.split(bad)
-            levels = np.concatenate([levels[~bad], self._evaluate(halves)])
-            panels = panels.take(~bad).join(halves)
-            order = panels.order()
-            panels, levels = panels.take(order), levels[order]
-        above = 1 - float(ours.cdf(1 - self._tails[1].mass * np.exp(-self.log_normaliser)))
+        panels, log_f, F = self.resolved(lambda panels, f, F: ours.pdf(F) * f * theirs.cdf(panels.u))
+        earned = ours.pdf(F) * np.exp(log_f) * theirs.cdf(panels.u)
+        above = 1 - float(ours.cdf(1 - self.end_mass[1]))
         return float(np.clip(panels.integral(earned) + above, 0, 1))
