@@ -5,23 +5,26 @@ Each public name loads its module when it is first used, so `import infalign_edu
 """
 
 from importlib import import_module
+from typing import Any
 
 _HOME = {
     "tilt": "continuous",
     "frontier": "continuous",
     "beta_for_kl": "continuous",
     "efficiency": "continuous",
+    "solve_for_kl": "continuous",
     "optimum": "optimal",
+    "unique": "optimal",
     "optimal_frontier": "optimal",
     "optimal_beta_for_kl": "optimal",
     "naive_fixed_point": "lesson",
-    "best_of_n_kl": "finite_samples",
-    "best_of_n_kl_bound": "finite_samples",
     "bernstein": "finite_samples",
     "calibration_cost": "finite_samples",
     "unbiased_power": "finite_samples",
     "unbiased_polynomial": "finite_samples",
     "dkw_band": "finite_samples",
+    "best_of_n_kl_bound": "finite_samples",
+    "best_of_n_kl_estimate": "finite_samples",
     "mismatch": "finite_samples",
     "FiniteProblem": "finite",
     "SequenceProblem": "sequences",
@@ -29,7 +32,7 @@ _HOME = {
 __all__ = list(_HOME)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'infalign_edu.theory' has no attribute {name!r}")
     return getattr(import_module(f"infalign_edu.theory.{_HOME[name]}"), name)

@@ -1,0 +1,166 @@
+"""What finite numbers do: K reference draws in place of a quantile, n draws in place of a tilt, N in place of N'.
+
+Left out: noise that one fixed table of reference rewards leaves on every prompt; `dkw_band` bounds it. The unbiased
+win rate from samples is `infalign_edu.winrate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from infalign_edu.order_statistics import Array, count, unit
+from infalign_edu.procedures import Procedure, procedure
+from infalign_edu.theory.continuous import beta_for_kl, tilt
+from infalign_edu.theory.optimal import optimal_beta_for_kl, optimum
+from infalign_edu.theory.tilted import Transform, positive, values
+
+
+def bernstein(transform: Transform, K: int) -> Callable[[ArrayLike], Array]:
+    """The transform that training really optimises when every update draws K fresh reference responses.
+
+    B_K[Phi](u) = E Phi(k / K), k ~ Binomial(K, u). Derived: without ties the estimated calibrated reward is k / K;
+    tests/test_theory_finite_samples.py. Where Phi(k / K) is not finite (log 0), u is taken 1/(2K) from the end, as the
+    pipeline does.
+
+    Shape: u any -> same. Raises: ValueError for a transform that is not finite even there.
+
+    >>> trained = bernstein(lambda u: u**2, K=10)
+    >>> float(trained(0.5).round(6))              # u^2 + u (1-u) / K
+    0.275
+    """
+    K = count("K", K)
+    u = np.arange(K + 1) / K
+    with np.errstate(divide="ignore"):
+        at = np.broadcast_to(np.asarray(transform(u), dtype=float), u.shape)
+    phi = np.where(np.isfinite(at), at, values(transform, np.clip(u, 0.5 / K, 1 - 0.5 / K)))
+    if not np.isfinite(phi).all():
+        raise ValueError(f"transform must be finite at 1/(2K) = {0.5 / K:g}, got {transform!r}")
+    k = np.arange(K + 1)
+    log_choose = -special.betaln(k + 1, K - k + 1) - np.log(K + 1)
+
+    def expected(u: ArrayLike) -> Array:
+        u = unit(u)
+        flat, found = u.reshape(-1, 1), np.empty(u.size)
+        block = max(1, 2_000_000 // (K + 1))
+        for i in range(0, u.size, block):
+            part = flat[i : i + block]
+            found[i : i + block] = np.exp(log_choose + special.xlogy(k, part) + special.xlog1py(K - k, -part)) @ phi
+        return found.reshape(u.shape)
+
+    return expected
+
+
+def calibration_cost(transform: Transform, shown: str | Procedure, K: int, kl: float) -> float:
+    """Win rate that K reference draws cost: W of Phi minus W of B_K[Phi], both at the same KL(pi || pi_ref) in nats.
+
+    Derived: tests/test_theory_finite_samples.py. It is negative where the blurred transform happens to be the better.
+
+    >>> round(100 * calibration_cost(lambda u: np.exp(10 * u), "best-of-4", K=16, kl=0.37), 2)   # points
+    0.34
+    """
+    kl, blurred = positive("kl", kl), bernstein(transform, K)
+    exact, trained = (tilt(phi, beta_for_kl(phi, kl)).win_rate(shown) for phi in (transform, blurred))
+    return exact - trained
+
+
+def unbiased_power(k: ArrayLike, m: int, K: int) -> Array:
+    """Unbiased estimate of P(z < y)^m from the number k of reference draws below y, of K.
+
+    C(k, m) / C(K, m): the share of m-subsets of the draws that lie wholly below y. Source: Hoeffding's U-statistics.
+    Without ties P(z < y) is the calibrated reward u; with ties it is smaller, so this is not C^m.
+
+    Shape: k any, integers in [0, K] -> same. Raises: ValueError for m > K or k outside [0, K].
+
+    >>> unbiased_power([0, 2, 4], m=2, K=4).round(4)
+    array([0.    , 0.1667, 1.    ])
+    """
+    m, K, below = count("m", m, least=0), count("K", K), np.asarray(k)
+    if m > K:
+        raise ValueError(f"m must be at most K = {K}, got {m}")
+    if below.size and not ((below >= 0) & (below <= K) & (below == np.round(below))).all():
+        raise ValueError(f"k must hold integers in [0, {K}], got values from {below.min()} to {below.max()}")
+    i = np.arange(m)
+    return np.asarray(np.prod(np.clip(below[..., None] - i, 0, None) / (K - i), axis=-1))
+
+
+def unbiased_polynomial(coefficients: ArrayLike, k: ArrayLike, K: int) -> Array:
+    """Unbiased estimate of sum_m coefficients[m] u^m from k of K reference draws below y (no ties).
+
+    Derived: term by term from `unbiased_power`; any polynomial of degree at most K is trained without calibration bias.
+
+    >>> unbiased_polynomial([1.0, 0.0, 3.0], [4], K=4)      # 1 + 3 u^2
+    array([4.])
+    """
+    weights = np.asarray(coefficients, dtype=float)
+    return np.asarray(sum(c * unbiased_power(k, m, K) for m, c in enumerate(weights)))
+
+
+def dkw_band(K: int, delta: float = 0.05) -> float:
+    """Half-width of the band that holds a calibration curve from K fixed draws everywhere, with probability 1 - delta.
+
+    sup |C-hat - C| <= sqrt(log(2 / delta) / (2 K)). Source: Dvoretzky, Kiefer and Wolfowitz 1956, with the constant of
+    Massart 1990; mid-ranks obey it too.
+
+    >>> round(dkw_band(100), 4)
+    0.1358
+    """
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must lie in (0, 1), got {delta!r}")
+    return float(np.sqrt(np.log(2 / delta) / (2 * count("K", K))))
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    """log n - (n-1)/n, in nats: at least KL(best-of-n || pi_ref), and equal to it when no response has any mass.
+
+    Source: Beirami et al., arXiv 2401.01879.
+
+    >>> round(best_of_n_kl_bound(4), 6)
+    0.636294
+    """
+    n = count("n", n)
+    return float(np.log(n) - (n - 1) / n)
+
+
+def best_of_n_kl_estimate(log_probability: ArrayLike, n: int) -> Array:
+    """Per response shown by best-of-n, an estimate of KL(best-of-n || pi_ref) from its reference probability e.
+
+    (1-e)^n (log n + (n-1) log(1-e) - (n-1)/n) + (1 - (1-e)^n) log((1 - (1-e)^n) / e); average it over the responses.
+    Source: Beirami et al., arXiv 2401.01879. It tends to the bound as e -> 0 and is 0 at e = 1.
+
+    Shape: log_probability (nats, at most 0) any -> same. Raises: ValueError for a positive log-probability.
+
+    >>> best_of_n_kl_estimate([-50.0, 0.0], n=4).round(6)
+    array([0.636294, 0.      ])
+    """
+    n, log_e = count("n", n), np.asarray(log_probability, dtype=float)
+    if log_e.size and not log_e.max() <= 0:
+        raise ValueError(f"log_probability must be at most 0, got {log_e.max()}")
+    e = np.exp(log_e)
+    with np.errstate(divide="ignore"):
+        log_rest = np.log1p(-e)  # log(1 - e)
+    hit = -np.expm1(n * log_rest)  # at least one of n draws is this response
+    miss = (1 - hit) * (np.log(n) - (n - 1) / n) + (n - 1) * special.xlogy(1 - hit, 1 - e)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(e > 1e-300, np.log(hit / np.where(e > 1e-300, e, 1.0)), np.log(n))
+    return np.asarray(miss + hit * ratio)
+
+
+def mismatch(trained: Sequence[str | Procedure], used: Sequence[str | Procedure], kl: float) -> Array:
+    """Win rate of the policy that is optimal for one procedure when users apply another, all at one KL (nats).
+
+    Both sides of the comparison are decoded with the procedure used. Derived: no row beats the diagonal in its
+    column; tests/test_theory_finite_samples.py.
+
+    Shape: -> [trained, used].
+
+    >>> mismatch(["standard", "best-of-8"], ["standard", "best-of-8"], kl=0.5).round(3)
+    array([[0.774, 0.804],
+           [0.654, 0.93 ]])
+    """
+    procedures = [procedure(p) for p in trained]
+    policies = [optimum(p, optimal_beta_for_kl(p, kl)).policy for p in procedures]
+    return np.array([[policy.win_rate(user) for user in used] for policy in policies])
