@@ -11,8 +11,8 @@ import numpy as np
 from infalign_edu.order_statistics import Array, count
 from infalign_edu.procedures import Procedure, procedure
 from infalign_edu.theory.continuous import Frontier
+from infalign_edu.theory.layers import positive
 from infalign_edu.theory.panels import Panels
-from infalign_edu.theory.tilted import positive
 
 
 class History(Frontier):
@@ -35,7 +35,7 @@ def naive_fixed_point(shown: str | Procedure, beta: float, steps: int = 40, step
     array([0.23 , 0.507, 0.23 , 0.507])
     """
     beta, shown, steps = positive("beta", beta), procedure(shown), count("steps", steps)
-    panels = Panels.graded(2.0**-40, 2.0**-40).closed()
+    panels = Panels.graded(2.0**-50, 2.0**-50)
     for _ in range(2):
         panels = panels.split(np.ones(panels.near.size, dtype=bool))
         panels = panels.take(panels.order())

@@ -4,10 +4,10 @@ Paper: for any procedure the InfAlign optimum solves ordinary KL-regularised RL 
 (arXiv 2412.19792). Derived: on calibrated rewards that transform solves Phi'(u) = g_pol(F(u)) g_ref(u) with F the CDF
 of its own tilted policy, so beta (log F')' = g_pol(F) g_ref(u), F(0) = 0, F(1) = 1.
 
-Best against best and worst against worst come from one curve (`power`); a policy shown as it is sampled needs no
-solver, as Phi = G_ref; everything else is shot and polished (`shooting`, `stationary`). What is returned is the tilted
-policy of the transform found, integrated anew by `tilted`, and the certificate is how well that policy asks for the
-same transform again. The textbook fixed point is kept as a lesson only (`lesson`).
+A policy shown as it is sampled needs no solver, as Phi = G_ref; everything else is shot and polished (`shooting`,
+`stationary`), and best against best or worst against worst must also lie on the one curve of `power`. What is returned
+is the tilted policy of the transform found, integrated anew by `tilted`; the certificate is how well that policy asks
+for the same transform again. The textbook fixed point is kept as a lesson only (`lesson`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from numpy.typing import ArrayLike
 from infalign_edu.order_statistics import Array, unit
 from infalign_edu.procedures import BestOfPoisson, Mixture, Procedure, procedure
 from infalign_edu.theory.continuous import Frontier, solve_for_kl
-from infalign_edu.theory.panels import COEFFICIENTS, NODES, Panels, resolve, roughness
+from infalign_edu.theory.layers import Transform, positive
+from infalign_edu.theory.panels import COEFFICIENTS, NODES, WEIGHTS, Panels
 from infalign_edu.theory.power import power_curve
 from infalign_edu.theory.shooting import Pair
 from infalign_edu.theory.stationary import stationary_policies
-from infalign_edu.theory.tilted import Tilted, Transform, positive
+from infalign_edu.theory.tilted import Tilted
 
 TOLERANCE = 1e-8  # nats: no policy with a larger residual is returned
 
@@ -123,36 +124,29 @@ def unique(shown: str | Procedure, beta: float, reference_procedure: str | Proce
     return beta >= 1.001 * float((-np.gradient(ours.pdf(t), t) * t * (1 - t)).max())
 
 
-def _certify(ours: Procedure, theirs: Procedure, beta: float, transform: Transform,
-             known: tuple[float, float] | None) -> StationaryPolicy:
+def _certify(ours: Procedure, theirs: Procedure, beta: float, transform: Transform) -> StationaryPolicy:
     policy = Tilted(transform, beta)
     panels, log_f, F = policy.resolved(lambda p, f, F: ours.pdf(F) * theirs.pdf(p.u) / beta, tolerance=1e-12)
     f, pull = np.exp(log_f), ours.pdf(F) * theirs.pdf(panels.u)
-    miss = log_f - panels.cumulative(pull) / beta
-    felt = log_f > -700
-    weight = np.where(felt, f, 0.0) * panels.width[:, None]
-    miss = (miss - np.average(miss, weights=weight)) / np.maximum(1.0, np.abs(log_f) / 100)
-    ends = policy.density(np.array([0.0, 1.0]))
-    outside = float(ours.pdf(0.0) * theirs.pdf(0.0)) * policy.end_mass[0]
-    outside += float(ours.pdf(1.0) * theirs.pdf(1.0)) * policy.end_mass[1]
-    gap = beta * float(ends[1] - ends[0]) - panels.integral(pull * f) - outside
-    win_rate, kl = known if known is not None else (policy.win_rate(ours, theirs), policy.kl)
-    return StationaryPolicy(policy, transform, win_rate, kl, win_rate - beta * kl,
-                            float(np.abs(miss[felt]).max()), gap)
+    miss, felt = log_f - panels.cumulative(pull) / beta, log_f > -700
+    miss = (miss - np.average(miss, weights=f * panels.width[:, None])) / np.maximum(1.0, np.abs(log_f) / 100)
+    density = policy.density(np.array([0.0, 1.0]))
+    outside = [float(ours.pdf(t) * theirs.pdf(t)) * mass for t, mass in zip((0.0, 1.0), policy.end_mass, strict=True)]
+    gap = beta * float(density[1] - density[0]) - panels.integral(pull * f) - sum(outside)
+    win_rate, kl = policy.win_rate(ours, theirs), policy.kl
+    return StationaryPolicy(policy, transform, win_rate, kl, win_rate - beta * kl, float(np.abs(miss[felt]).max()), gap)
 
 
-def _found(ours: Procedure, theirs: Procedure, beta: float) -> list[tuple[Transform, tuple[float, float] | None]]:
-    """Transforms of all stationary policies found, with W and KL where the solver knows them."""
+def _solve(ours: Procedure, theirs: Procedure, beta: float) -> list[StationaryPolicy]:
+    """All stationary policies found, each with its certificate."""
     if _power(ours) == (1, 1):
-        return [(theirs.cdf, None)]
+        return [_certify(ours, theirs, beta, theirs.cdf)]
+    found = [_certify(ours, theirs, beta, OptimalTransform(p.panels, beta * p.log_f))
+             for p in stationary_policies(Pair(ours, theirs, beta))]
     if (which := _curve_of(ours, theirs)) is not None:
-        curve = power_curve(*which, beta)
-        win_rate, kl = (float(v) for v in curve.win_rate_and_kl(beta))
-        panels, log_f = resolve(Panels.graded(2.0**-24, 2.0**-24).closed(), lambda p: curve.log_density(beta, p),
-                                lambda p, v: roughness(v) > 1e-12 * (1 + np.abs(v).max(axis=1)))
-        return [(OptimalTransform(panels, beta * log_f), (win_rate, kl))]
-    return [(OptimalTransform(p.panels, beta * p.log_f), (p.win_rate, max(p.kl, 0.0)))
-            for p in stationary_policies(Pair(ours, theirs, beta))]
+        win_rate, kl = (float(v) for v in power_curve(*which, beta).win_rate_and_kl(beta))
+        found = [p for p in found if abs(p.win_rate - win_rate) + abs(p.kl - kl) < TOLERANCE]
+    return found
 
 
 def optimum(shown: str | Procedure, beta: float, reference_procedure: str | Procedure | None = None) -> Optimum:
@@ -169,7 +163,7 @@ def optimum(shown: str | Procedure, beta: float, reference_procedure: str | Proc
     """
     beta, ours = positive("beta", beta), procedure(shown)
     theirs = ours if reference_procedure is None else procedure(reference_procedure)
-    certified = [_certify(ours, theirs, beta, *found) for found in _found(ours, theirs, beta)]
+    certified = _solve(ours, theirs, beta)
     kept = sorted((s for s in certified if s.residual <= TOLERANCE), key=lambda s: -s.objective)
     if not kept:
         worst = min((s.residual for s in certified), default=np.inf)
@@ -182,7 +176,7 @@ def optimum(shown: str | Procedure, beta: float, reference_procedure: str | Proc
 def _linear(theirs: Procedure, beta: Array) -> tuple[Array, Array]:
     """W and KL for a policy shown as it is sampled: f = exp(G_ref / beta) / Z. Shape: [betas] -> two of [betas]."""
     panels = Panels.graded(2.0**-60, 2.0**-50)
-    weight = np.ravel(0.5 * panels.width[:, None] * legendre.leggauss(NODES.size)[1])
+    weight = np.ravel(0.5 * panels.width[:, None] * WEIGHTS)
     G = theirs.cdf(panels.u).ravel()
     level = (G - 1) / beta[:, None]
     Z = np.exp(level) @ weight

@@ -55,11 +55,6 @@ class Panels:
             np.concatenate([left[1:], right[:-1]]),
         )
 
-    def closed(self) -> Panels:
-        """The same panels with the first and the last one stretched to 0 and 1."""
-        inner = (np.arange(self.near.size) > 0) & (np.arange(self.near.size) < self.near.size - 1)
-        return Panels(self.right, np.where(inner, self.near, 0.0), self.far)
-
     @property
     def width(self) -> Array:
         return self.far - self.near

@@ -10,6 +10,7 @@ of F and those of 1 - u are crossed at unit speed. `stationary` takes what is fo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.special import expit
@@ -41,15 +42,23 @@ class Pair:
     theirs: Procedure
     beta: float
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "g", np.asarray(self.ours.pdf(_GRID), dtype=float))
-        object.__setattr__(self, "g_ref", np.asarray(self.theirs.pdf(_GRID), dtype=float))
-        object.__setattr__(self, "slope", np.gradient(self.g, _GRID))  # type: ignore[attr-defined]
+    @cached_property
+    def g(self) -> Array:
+        return np.asarray(self.ours.pdf(_GRID), dtype=float)
+
+    @cached_property
+    def g_ref(self) -> Array:
+        return np.asarray(self.theirs.pdf(_GRID), dtype=float)
+
+    @cached_property
+    def slope(self) -> Array:
+        """dg/dt of the policy's procedure, for Newton's method."""
+        return np.asarray(np.gradient(self.g, _GRID))
 
     def rates(self, s: Array, y: Array) -> Array:
         """d(F, log f)/ds. Shape: s [shots], y [2, shots] -> [2, shots]."""
         F, log_f = y
-        pull = np.interp(F, _GRID, self.g) * np.interp(2 - s - F, _GRID, self.g_ref)  # type: ignore[attr-defined]
+        pull = np.interp(F, _GRID, self.g) * np.interp(2 - s - F, _GRID, self.g_ref)
         return np.stack([-expit(log_f), -pull * expit(-log_f) / self.beta])
 
 
@@ -80,7 +89,7 @@ def shoot(pair: Pair, start: Array, tolerance: float = 1e-4) -> Shots:
     rate = pair.rates(s, y)
     path = [np.stack([s, *y])]
     active = np.arange(start.size)
-    for _ in range(4000):
+    for _ in range(2000):
         stages = np.empty((7, 2, active.size))
         at, width, here = s[active], h[active], y[:, active]
         stages[0] = rate[:, active]
@@ -99,12 +108,7 @@ def shoot(pair: Pair, start: Array, tolerance: float = 1e-4) -> Shots:
         active = np.flatnonzero(~over)
         if not active.size:
             break
-    return Shots(start, _miss(path, y, s), np.array(path))
-
-
-def _miss(path: list[Array], y: Array, s: Array) -> Array:
-    """F where log f froze, else minus the u where F crossed 0, by a line through the last step."""
-    return np.where(y[0] > 0, y[0], np.minimum(-(2 - s - y[0]), -1e-300))
+    return Shots(start, np.where(y[0] > 0, y[0], np.minimum(s + y[0] - 2, -1e-300)), np.array(path))
 
 
 def _intervals(shots: Shots) -> list[tuple[float, float]]:
@@ -119,7 +123,7 @@ def _intervals(shots: Shots) -> list[tuple[float, float]]:
 
 def all_starts(pair: Pair, rounds: int = 2, tolerance: float = 1e-4, lanes: int = 96) -> Shots:
     """The shots closest to a solution, one for each solution found."""
-    most = float(np.log1p(pair.g_ref.max() / pair.beta)) * 1.001 + 1e-9  # type: ignore[attr-defined]
+    most = float(np.log1p(pair.g_ref.max() / pair.beta)) * 1.001 + 1e-9
     grid = [np.zeros(1), np.geomspace(1e-14, min(0.1, most), lanes // 3), np.linspace(0, most, lanes + 1)[1:]]
     shots = shoot(pair, np.unique(np.concatenate(grid)), tolerance)
     shots.miss[0] = max(shots.miss[0], 1e-300)  # log f <= 0 everywhere: F(0) > 0 by theory, whatever rounding says

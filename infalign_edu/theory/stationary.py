@@ -55,7 +55,7 @@ def _guess(path: Array, pair: Pair) -> tuple[Panels, Array]:
     v = np.where(panels.right[:, None], panels.distance, 1 - panels.distance)
     start = np.interp(v, fallen, log_f)
     below = np.interp(1 - fallen[-1], _GRID, pair.theirs.cdf(_GRID)) - pair.theirs.cdf(panels.u)
-    frozen = log_f[-1] - below * np.interp(max(F[-1], 0.0), _GRID, pair.g) / pair.beta  # type: ignore[attr-defined]
+    frozen = log_f[-1] - below * np.interp(max(F[-1], 0.0), _GRID, pair.g) / pair.beta
     return panels, np.where(v > fallen[-1], frozen, start)
 
 
@@ -66,7 +66,7 @@ def _newton_step(panels: Panels, log_f: Array, F: Array, pair: Pair) -> tuple[Ar
     w = half[:, None] * WEIGHTS
     inside, f = F.clip(0, 1), np.exp(log_f)
     ref = pair.theirs.pdf(panels.u) / pair.beta
-    pull, bend = pair.ours.pdf(inside) * ref, np.interp(inside, _GRID, pair.slope) * ref  # type: ignore[attr-defined]
+    pull, bend = pair.ours.pdf(inside) * ref, np.interp(inside, _GRID, pair.slope) * ref
     c, d = pull - bend * F, f * (1 - log_f)
     SH = S * bend[:, None, :]
     Sd = np.einsum("pij,pj->pi", S, d)

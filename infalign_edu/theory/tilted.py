@@ -1,8 +1,7 @@
 """One tilted policy on [0, 1]: f = exp(Phi / beta) / Z, with its KL, CDF and win rates by quadrature.
 
-The mass of f may sit in a layer far thinner than the spacing of floats near 1 (exp(300 u) at beta = .01: 1e-134), in a
-power law at 0 (log u) or on one side of a step, so the level Phi / beta is kept relative to its maximum and, in a thin
-layer, comes from a polynomial. Made by `continuous.tilt`.
+The mass of f may sit in a layer far thinner than the spacing of floats near 1 (see `layers`), in a power law at 0
+(log u) or on one side of a step; panels follow it wherever it is. Made by `continuous.tilt`.
 """
 
 from __future__ import annotations
@@ -11,102 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
 from infalign_edu.order_statistics import Array, unit
 from infalign_edu.procedures import Procedure, procedure
+from infalign_edu.theory.layers import Level, Transform, knots_of, positive
 from infalign_edu.theory.panels import NODES, WEIGHTS, Panels, resolve, roughness
 
-Transform = Callable[[Array], ArrayLike]
 _EPS = float(np.finfo(float).eps)
 _TAIL = 700.0  # nats below the maximum where a density counts as zero
-_SERIES = 12
-_POINTS = 0.5 - 0.5 * np.cos(np.pi * (np.arange(48) + 0.5) / 48)
-_BASIS = _POINTS[:, None] * chebyshev.chebvander(2 * _POINTS - 1, _SERIES)
-_FIT = np.linalg.pinv(_BASIS)
-
-
-def positive(name: str, value: object) -> float:
-    """`value` as a positive finite number, or one clear error that names the field.
-
-    >>> positive("beta", 1)
-    1.0
-    """
-    number = float(value) if np.isscalar(value) and not isinstance(value, str | bytes) else np.nan  # type: ignore[arg-type]
-    if not (np.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return number
-
-
-def values(transform: Transform, u: Array) -> Array:
-    with np.errstate(divide="ignore", over="ignore"):
-        phi = np.broadcast_to(np.asarray(transform(u), dtype=float), u.shape)
-    if np.isnan(phi).any() or (phi == np.inf).any():
-        worst = float(u[np.isnan(phi) | (phi == np.inf)].flat[0])
-        raise ValueError(f"transform must be a number below infinity inside (0, 1), got {transform!r} at u = {worst!r}")
-    return phi
-
-
-def knots_of(transform: Transform) -> Array:
-    """Where a transform says that it has kinks (`knots`, or the `u` of a table); quadrature puts panel edges there."""
-    return np.unique(np.asarray(getattr(transform, "knots", getattr(transform, "u", [])), dtype=float))
-
-
-def _at(transform: Transform, u: float) -> float:
-    try:
-        return float(values(transform, np.array([u]))[0])
-    except ValueError:
-        return -np.inf
-
-
-class _Level:
-    """L = (Phi - max Phi) / beta at a distance from either end, without cancellation in a thin layer at that end.
-
-    Where Phi falls by beta within less than 1e-6 of an end, floats cannot follow: there Phi(end) - Phi is a polynomial
-    fitted on the widest interval that it describes to rounding.
-    """
-
-    def __init__(self, transform: Transform, beta: float, u: Array) -> None:
-        self.transform, self.beta = transform, beta
-        self.end = (_at(transform, 0.0), _at(transform, 1.0))
-        self.top = max(float(values(transform, u).max()), *self.end)
-        if self.top == -np.inf:
-            raise ValueError(f"transform must be finite somewhere on (0, 1), got {transform!r}")
-        self.series = (self._series(False), self._series(True))
-
-    def _series(self, right: bool) -> tuple[float, Array] | None:
-        end, probe = self.end[right], 2.0**-24
-        if not np.isfinite(end):
-            return None
-        near = _at(self.transform, 1 - probe if right else probe)
-        if not (np.isfinite(near) and abs(near - end) > 1e6 * probe * self.beta):
-            return None
-        for h in 0.5 ** np.arange(2.0, 21.0):
-            distance = 1 - (1 - h * _POINTS) if right else h * _POINTS
-            drop = values(self.transform, 1 - distance if right else distance) - end
-            fitted = _FIT @ drop
-            if np.abs(_BASIS @ fitted - drop).max() <= 1e-15 * (abs(end) * 300 + np.abs(drop).max()):
-                return float(h), fitted
-        return None
-
-    def scale(self, right: bool) -> float:
-        """Distance from an end over which L changes by one there, at most 1."""
-        found = self.series[right]
-        slope = abs(chebyshev.chebval(-1.0, found[1])) / found[0] / self.beta if found else 0.0
-        return 1 / float(slope) if slope > 1 else 1.0
-
-    def __call__(self, distance: Array, right: np.ndarray | bool) -> Array:
-        right = np.broadcast_to(right, distance.shape)
-        u = np.where(right, 1 - distance, distance)
-        level = (values(self.transform, u) - self.top) / self.beta
-        for side, found in enumerate(self.series):
-            if found is not None and (inside := (right == side) & (distance < found[0])).any():
-                x = distance[inside] / found[0]
-                drop = x * chebyshev.chebval(2 * x - 1, found[1])
-                level = np.array(level)
-                level[inside] = ((self.end[side] - self.top) + drop) / self.beta
-        return level
 
 
 @dataclass(frozen=True)
@@ -122,14 +34,14 @@ class _Tail:
         return self.mass * (np.minimum(distance, self.least) / self.least) ** (1 + self.power)
 
 
-def _tail(level: _Level, least: float, right: bool) -> _Tail:
+def _tail(level: Level, least: float, right: bool) -> _Tail:
     here, there = level(np.array([least, 2 * least]), right)
     if here == -np.inf or here < -_TAIL:
         return _Tail(least, 0.0, 0.0, 0.0)
     power = float((there - here) / np.log(2)) if np.isfinite(there) else 0.0
     if power <= -1 + 1e-9:
         raise ValueError(f"exp(transform / beta) must have a finite integral, got {level.transform!r} at beta = "
-                         f"{level.beta!r}, which diverges at u = {int(right)}")
+                         f"{level.beta!r}, which is too steep at u = {int(right)}")
     return _Tail(least, power, least * float(np.exp(here)) / (1 + power), float(here) - power / (1 + power))
 
 
@@ -140,7 +52,7 @@ class Tilted:
         self.transform, self.beta = transform, positive("beta", beta)
         knots = knots_of(transform)
         first = Panels.graded(2.0**-60, 2.0**-44, knots)
-        self._level = level = _Level(transform, self.beta, first.u)
+        self._level = level = Level(transform, self.beta, first.u)
         depth = [2.0**-60 * level.scale(False), (2.0**-60 if level.series[1] else 2.0**-44) * level.scale(True)]
         self._panels, self._levels = resolve(Panels.graded(depth[0], depth[1], knots), self._evaluate, self._rough)
         best = max(0.0, float(self._levels.max()))
@@ -148,6 +60,8 @@ class Tilted:
         self._levels = self._levels - best
         self._tails = (_tail(level, depth[0], False), _tail(level, depth[1], True))
         unscaled = self._panels.integral(np.exp(self._levels)) + sum(t.mass for t in self._tails)
+        if unscaled == 0:
+            raise ValueError(f"transform / beta must have a slope below 1e290, got {transform!r} at beta = {beta}")
         self.log_normaliser = float(np.log(unscaled))
 
     def _evaluate(self, panels: Panels) -> Array:
@@ -159,7 +73,8 @@ class Tilted:
         finite = np.where(np.isfinite(level), level, 0.0)
         noise = np.abs(finite + self._level.top / self.beta).max(axis=1)  # rounding of Phi, then of u
         span = np.ptp(finite, axis=1)
-        noise += span / panels.width * np.where(panels.right, 1.0, panels.far)
+        with np.errstate(over="ignore"):
+            noise += span / panels.width * np.where(panels.right, 1.0, panels.far)
         for side, found in enumerate(self._level.series):
             if found is not None:
                 noise[(panels.right == side) & (panels.far <= found[0])] = 0.0
