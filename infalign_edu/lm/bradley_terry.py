@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infalign_edu.lm.policy import Policy
 
 Array = NDArray[np.float64]
-L2_GRID = np.logspace(-3, 1, 9)  # weight of |w|^2 / 2 beside the mean log-loss, on standardised features
+L2_GRID = np.logspace(-3, 2, 11)  # weight of |w|^2 / 2 beside the mean log-loss, on standardised features
 FOLDS = 5
 
 

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from infalign_edu.lm.datasets import turns
 from infalign_edu.lm.files import no_progress_bars, whole_folder
-from infalign_edu.lm.rollouts import Rollouts, batches, generate, pad, rows_that_fit, trim
+from infalign_edu.lm.rollouts import Rollouts, batches, generate, pad, rows_that_fit, trim, uniform_block
 
 
 class Policy:
@@ -137,40 +137,32 @@ class Policy:
     ) -> Rollouts:
         """Draw `samples` independent responses per prompt from the model's own distribution.
 
-        Derived: inverse-CDF sampling, y = min{v : F(v) > U}, with all uniforms drawn up front as one [R, T] block, so
-        that a seed gives the same responses whatever the micro-batch (tests/test_policy.py).
-
-        Shape: Rollouts of len(prompts) x samples rows; a response ends with the end-of-sequence token or is cut at
-        max_new_tokens. Raises: ValueError for a prompt too long, FloatingPointError if the model's logits are not
-        finite.
+        Derived: inverse-CDF sampling, y = min{v : F(v) > U}, all uniforms drawn up front as one [R, T] block, so that
+        a seed gives the same responses whatever the micro-batch (tests/test_policy.py). Shape: Rollouts of P x samples
+        rows; a response ends with the end-of-sequence token or at max_new_tokens. Raises: ValueError for a prompt too
+        long, FloatingPointError for logits that are not finite.
         """
         if samples < 1:
             raise ValueError(f"samples must be a positive integer, got {samples}")
         length = max_new_tokens or self.max_new_tokens
         ids, mask = self.encode(prompts, new_tokens=length)
-        if generator is None:
-            generator = torch.Generator()
-            generator.manual_seed(generator.seed() if seed is None else seed)
         rows = len(prompts) * samples
-        uniforms = torch.rand(rows, length, dtype=torch.float64, generator=generator, device=generator.device)
-        uniforms = uniforms.to(self.device)
+        uniforms = uniform_block(rows, length, seed, generator).to(self.device)
         stops, fill = torch.tensor(self.stops, device=self.device), self.tokenizer.pad_token_id
         tokens = torch.full((rows, length), fill, device=self.device)
         logprobs = torch.zeros(rows, length, device=self.device)
         done = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
         size = micro_batch or self.micro_batch(ids.shape[1] + length)
-        with tqdm(total=rows, desc="sampling", disable=not progress) as bar:
-            for batch in batches(mask.sum(1), samples, size):
-                batch = batch.to(self.device)
-                prompt, local = (batch // samples).unique(return_inverse=True)
-                tokens[batch], logprobs[batch], done[batch] = generate(
-                    self.forward, self.cache(), *trim(ids[prompt], mask[prompt]), local, uniforms[batch], stops, fill
-                )
-                bar.update(len(batch))
+        for batch in tqdm(list(batches(mask.sum(1), samples, size)), desc="sampling", disable=not progress):
+            batch = batch.to(self.device)
+            prompt, local = (batch // samples).unique(return_inverse=True)
+            tokens[batch], logprobs[batch], done[batch] = generate(
+                self.forward, self.cache(), *trim(ids[prompt], mask[prompt]), local, uniforms[batch], stops, fill
+            )
         if not torch.isfinite(logprobs).all():
             raise FloatingPointError(f"log-probabilities must be finite, got nan or inf from {self.name}")
         longest = int(done.sum(1).max())
-        tokens, logprobs, done = tokens[:, :longest], logprobs[:, :longest], done[:, :longest]
+        tokens, done, logprobs = tokens[:, :longest], done[:, :longest], logprobs[:, :longest]
         return Rollouts(list(prompts), samples, ids, mask, tokens, done, logprobs, self.decode(tokens, done))
 
     def decode(self, tokens: torch.Tensor, mask: torch.Tensor) -> list[str]:

@@ -85,6 +85,14 @@ def generate(
     return tokens, logprobs, mask
 
 
+def uniform_block(rows: int, length: int, seed: int | None, generator: torch.Generator | None) -> torch.Tensor:
+    """Uniforms [rows, length] in [0, 1), float64, from the generator, or from a new one with the seed (None: any)."""
+    if generator is None:
+        generator = torch.Generator()
+        generator.manual_seed(generator.seed() if seed is None else seed)
+    return torch.rand(rows, length, dtype=torch.float64, generator=generator, device=generator.device)
+
+
 def draw(logits: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """One token a row by inverse CDF, and its log-probability: [rows, V] and [rows] in [0, 1) -> [rows], [rows].
 
