@@ -153,6 +153,20 @@ def test_several_starts_find_what_the_reference_hides():
     assert min(s.objective for s in found.stationary) == pytest.approx(0.5, abs=1e-6)
 
 
+def test_a_misleading_value_hides_the_optimum_from_the_reference():
+    """After token 0 the reference earns 2 for sure, after token 1 it earns 0 or 3, so 1.5 on average.
+
+    Of 16 first tokens the user keeps a 0 if there is one: the answer worth 3 is seen by a user of a policy that has all
+    but given up token 0, at a price of log 2 nats, and by nobody else.
+    """
+    toy = SequenceProblem(np.full((2, 2), 0.25), [[2.0, 2.0], [0.0, 3.0]])
+    solution = toy.optimum(toy.blockwise(block=1, draws=16), beta=0.3)
+    best, trap = solution.stationary
+    assert best.objective == pytest.approx(1 - 0.3 * np.log(2), abs=1e-4) and best.policy[0].sum() < 1e-10
+    assert trap.objective == pytest.approx(0.5, abs=1e-4) and trap.residual < 1e-8
+    np.testing.assert_allclose(trap.policy, toy.reference, atol=0.002)
+
+
 def test_procedures_meet_at_their_corners():
     toy, policy = example()
     rank = toy.flat.decode

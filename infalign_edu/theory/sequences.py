@@ -52,7 +52,8 @@ class SequenceProblem(SequenceSpace):
         """The best stationary policy found for W - beta KL(pi || pi_ref). Paper: the InfAlign objective.
 
         Accelerated mirror ascent from the reference, the RLHF optimum and tilts towards the best sequences, until
-        log pi = log pi_ref + R(pi) / beta + constant. W need not be concave, so `certified` is "stationary".
+        log pi = log pi_ref + R(pi) / beta + constant. W need not be concave, so `certified` is "stationary": blockwise
+        decoding by a value that misleads has a second stationary policy next to the reference.
 
         Raises: ValueError unless beta > 0; RuntimeError rather than returning a policy with a residual above 1e-8.
         """
