@@ -92,6 +92,18 @@ class EmpiricalCalibrator:
         below, equal = self.counts(rewards)
         return (below + 0.5 * equal) / self.K
 
+    def randomized(self, rewards: ArrayLike, rng: np.random.Generator) -> Array:
+        """(#{z < y} + U (1 + #{z = y})) / (K + 1), U uniform: exactly uniform for fresh reference samples, any K, ties.
+
+        For histograms, whose bins would otherwise hold unequal numbers of the K + 1 possible quantiles; train on the
+        calibrated reward itself. Derived: the rank of one of K + 1 exchangeable samples is uniform.
+
+        >>> float(EmpiricalCalibrator([[1.0, 2.0]]).randomized([[5.0]], np.random.default_rng(0))[0, 0]) > 2 / 3
+        True
+        """
+        below, equal = self.counts(rewards)
+        return (below + rng.random(below.shape) * (1 + equal)) / (self.K + 1)
+
     def take(self, prompts: Sequence[int] | NDArray[np.intp]) -> EmpiricalCalibrator:
         """The calibrator of some of the prompts, for one training batch. Shape: prompts [B] indices.
 

@@ -54,6 +54,14 @@ def test_fresh_reference_samples_are_uniform_up_to_the_noise_of_k():
     assert all(np.abs(np.sort(row) - (np.arange(M) + 0.5) / M).max() < bound for row in u)
 
 
+@pytest.mark.parametrize("draw", [lambda rng, n: rng.normal(size=n), lambda rng, n: rng.integers(0, 3, n).astype(float)])
+def test_randomized_quantiles_are_exactly_uniform_even_for_few_samples_and_ties(draw):
+    rng = np.random.default_rng(9)
+    u = ia.EmpiricalCalibrator(draw(rng, (20_000, 3))).randomized(draw(rng, (20_000, 1)), rng)
+    share = np.histogram(u, bins=np.linspace(0, 1, 11))[0] / u.size
+    assert share == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / u.size))
+
+
 def test_counts_with_ties_and_values_beyond_the_reference():
     below, equal = ia.EmpiricalCalibrator([[1.0, 2, 2, 4], [5, 5, 5, 5]]).counts([[0, 2, 3, 9], [4, 5, 6, 5]])
     assert below.tolist() == [[0, 1, 3, 4], [0, 0, 4, 0]] and equal.tolist() == [[0, 2, 0, 0], [0, 4, 0, 4]]

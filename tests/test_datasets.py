@@ -82,7 +82,7 @@ def test_a_bad_line_is_named_or_counted(tmp_path, reason):
         ({"prompt": "p", "chosen": "c", "rejected": "c"}, "chosen and rejected are the same"),
         (
             {"chosen": DIALOGUE + " a", "rejected": DIALOGUE.replace("Hi", "Ho") + " b"},
-            "must answer one prompt, got two",
+            "must share their first Human: turn, got two dialogues",
         ),
         ({"chosen": "no turns", "rejected": DIALOGUE}, "chosen must be a transcript that starts with Human:"),
     ],
@@ -95,6 +95,14 @@ def test_bad_pairs(tmp_path, record, reason):
     pairs = load_preferences(path, skip_bad_lines=True)
     assert len(pairs) == 1
     assert sum(pairs.skipped.values()) == 1
+
+
+def test_dialogues_that_part_early_have_the_turns_they_share_as_their_prompt(tmp_path):
+    start = "\n\nHuman: Hi\n\nAssistant:"
+    pair = {"chosen": start + " Hello\n\nHuman: Why?\n\nAssistant: So.", "rejected": start + " Hey\n\nHuman: How?\n\nAssistant: No."}
+    (found,) = load_preferences(write(tmp_path / "a.jsonl", pair))
+    assert found.prompt == start
+    assert found.chosen == "Hello\n\nHuman: Why?\n\nAssistant: So." and found.rejected.startswith("Hey")
 
 
 def test_a_truncated_gzip_keeps_what_was_read_only_if_asked(tmp_path):
@@ -186,11 +194,9 @@ def test_embedded_data():
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared real data are not on this machine")
 def test_real_data():
     path = SHARED / "hh-harmless-base" / "pairs.jsonl.gz"
-    with pytest.raises(ValueError, match=r"line \d+: chosen and rejected must answer one prompt, got two"):
-        load_preferences(path)
-    pairs = load_preferences(path, skip_bad_lines=True)
-    assert len(pairs) + sum(pairs.skipped.values()) == 1600
-    assert len(pairs) > 1590
+    pairs = load_preferences(path)
+    assert len(pairs) == 1600 and pairs.skipped == {}
+    assert all(p.chosen != p.rejected for p in pairs)
     assert all(p.prompt.endswith("\n\nAssistant:") and turns(p.prompt)[-1]["role"] == "user" for p in pairs)
     assert len(load_prompts(SHARED / "seed-tasks" / "prompts.jsonl")) == 175
 

@@ -6,6 +6,7 @@ CSV, Parquet and chat-message lists (convert them to JSON lines), and everything
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ def load_preferences(spec: str | Path, *, skip_bad_lines: bool = False) -> Prefe
     """Preference pairs of "embedded", a .jsonl file (.gz too), or "hub:<owner>/<name>/<file>".
 
     A line holds {"prompt", "chosen", "rejected"}, or "chosen" and "rejected" as Anthropic HH transcripts of one
-    dialogue that differ in the last Assistant turn. Raises: as `load_prompts`.
+    dialogue; what they share up to an Assistant turn is the prompt. Raises: as `load_prompts`.
 
     >>> len(load_preferences("embedded")) > 1000
     True
@@ -186,8 +187,13 @@ def _preference(record: dict[str, Any]) -> Preference:
         chosen, rejected = (lines.text(record.get(key), key, empty=True) for key in ("chosen", "rejected"))
     else:
         (prompt, chosen), (other, rejected) = _transcript(record, "chosen"), _transcript(record, "rejected")
-        if prompt != other:
-            raise ValueError("chosen and rejected must answer one prompt, got two")
+        if prompt != other:  # the dialogues part before their last turn: the prompt is what they share
+            shared = os.path.commonprefix([record["chosen"], record["rejected"]])
+            before, found, _ = shared.rpartition(ASSISTANT)
+            if not found:
+                raise ValueError("chosen and rejected must share their first Human: turn, got two dialogues")
+            prompt = before + ASSISTANT
+            chosen, rejected = (record[key][len(prompt) :].strip() for key in ("chosen", "rejected"))
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same")
     return Preference(prompt, chosen, rejected)

@@ -105,7 +105,8 @@ def _comparison(c: Comparison) -> dict[str, Any]:
 def density_figure(found: Evaluation) -> Any:
     """Calibrated rewards of held-out responses under the trained policy, over the theoretical density at its KL."""
     outcome = found.outcomes[-1]
-    u = EmpiricalCalibrator(found.reference.rewards)(outcome.samples.rewards)
+    calibrator = EmpiricalCalibrator(found.reference.rewards)
+    u = calibrator.randomized(outcome.samples.rewards, np.random.default_rng(0))
     kl, name, phi = outcome.samples.kl.mean, outcome.trained.name, outcome.trained.transform
     grid = np.linspace(0.002, 0.998, 250)
     curves = {}
