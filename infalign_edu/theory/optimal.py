@@ -137,12 +137,12 @@ def _certify(ours: Procedure, theirs: Procedure, beta: float, transform: Transfo
     return StationaryPolicy(policy, transform, win_rate, kl, win_rate - beta * kl, float(np.abs(miss[felt]).max()), gap)
 
 
-def _solve(ours: Procedure, theirs: Procedure, beta: float) -> list[StationaryPolicy]:
+def _solve(ours: Procedure, theirs: Procedure, beta: float, one: bool) -> list[StationaryPolicy]:
     """All stationary policies found, each with its certificate."""
     if _power(ours) == (1, 1):
         return [_certify(ours, theirs, beta, theirs.cdf)]
     found = [_certify(ours, theirs, beta, OptimalTransform(p.panels, beta * p.log_f))
-             for p in stationary_policies(Pair(ours, theirs, beta))]
+             for p in stationary_policies(Pair(ours, theirs, beta), one)]
     if (which := _curve_of(ours, theirs)) is not None:
         win_rate, kl = (float(v) for v in power_curve(*which, beta).win_rate_and_kl(beta))
         found = [p for p in found if abs(p.win_rate - win_rate) + abs(p.kl - kl) < TOLERANCE]
@@ -163,14 +163,14 @@ def optimum(shown: str | Procedure, beta: float, reference_procedure: str | Proc
     """
     beta, ours = positive("beta", beta), procedure(shown)
     theirs = ours if reference_procedure is None else procedure(reference_procedure)
-    certified = _solve(ours, theirs, beta)
+    one = unique(ours, beta, theirs)
+    certified = _solve(ours, theirs, beta, one)
     kept = sorted((s for s in certified if s.residual <= TOLERANCE), key=lambda s: -s.objective)
     if not kept:
         worst = min((s.residual for s in certified), default=np.inf)
         raise RuntimeError(f"optimum of {ours} against {theirs} at beta = {beta} has no certificate: the smallest "
                            f"residual is {worst:.1e} nats, at most {TOLERANCE:.0e} is accepted")
-    label = "global" if unique(ours, beta, theirs) else "stationary"
-    return Optimum(**vars(kept[0]), stationary=tuple(kept), certified=label)
+    return Optimum(**vars(kept[0]), stationary=tuple(kept), certified="global" if one else "stationary")
 
 
 def _linear(theirs: Procedure, beta: Array) -> tuple[Array, Array]:

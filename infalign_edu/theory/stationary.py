@@ -94,15 +94,18 @@ def _edges(ends_log: Array, ends_F: Array) -> Array:
     return linalg.solve_banded((2, 1), band, right, check_finite=False).reshape(-1, 2)
 
 
-def _newton(panels: Panels, log_f: Array, pair: Pair) -> tuple[Array, Array, bool]:
+def _newton(panels: Panels, log_f: Array, pair: Pair, steps: int) -> tuple[Array, Array, bool]:
     """log f and F of the stationary policy on these panels, and whether the last step was small."""
     F = panels.cumulative(np.exp(log_f))
     if (over := F[-1, -1]) > 1e-3:
         F, log_f = F / over, log_f - np.log(over)
-    for _ in range(40):
-        if log_f.max() > 100:  # the density of a stationary policy is at most 1 + max g_ref / beta
+    for _ in range(steps):
+        if not (log_f.max() <= 100 and np.isfinite(F).all()):  # f <= 1 + max g_ref / beta at a solution
             return log_f, F, False
-        new_log, new_F = _newton_step(panels, log_f, F, pair)
+        try:
+            new_log, new_F = _newton_step(panels, log_f, F, pair)
+        except np.linalg.LinAlgError:
+            return log_f, F, False
         change = new_log - log_f
         step = float(np.abs(change)[np.maximum(log_f, new_log) > _FROZEN].max(initial=0.0))
         both = np.minimum(log_f, new_log) > _FROZEN  # elsewhere F is frozen, so log f may jump
@@ -113,11 +116,10 @@ def _newton(panels: Panels, log_f: Array, pair: Pair) -> tuple[Array, Array, boo
     return log_f, F, False
 
 
-def polish(path: Array, pair: Pair) -> Stationary | None:
-    """The stationary policy next to a shot, or None where Newton's method does not converge."""
-    panels, log_f = _guess(path, pair)
+def polish(panels: Panels, log_f: Array, pair: Pair, steps: int = 40) -> Stationary | None:
+    """The stationary policy next to a guess of log f, or None where Newton's method takes more steps than that."""
     for _ in range(12):
-        log_f, F, converged = _newton(panels, log_f, pair)
+        log_f, F, converged = _newton(panels, log_f, pair, steps)
         if not converged:
             return None
         f, inside = np.exp(log_f), F.clip(0, 1)
@@ -140,12 +142,20 @@ def polish(path: Array, pair: Pair) -> Stationary | None:
     return Stationary(panels, log_f, F, panels.integral(won), panels.integral(f * log_f))
 
 
-def stationary_policies(pair: Pair) -> list[Stationary]:
-    """All stationary policies that shooting finds, the best objective first; finer shots where one is lost."""
+def stationary_policies(pair: Pair, unique: bool = False) -> list[Stationary]:
+    """All stationary policies that shooting finds, the best objective first; finer shots where one is lost.
+
+    Where it is known that there is only one, the reference is tried as the first guess.
+    """
     found: list[Stationary] = []
+    if unique:
+        near = np.append(np.arange(10) / 20, np.arange(10)[::-1] / 20)
+        panels = Panels(np.arange(20) >= 10, near, near + 0.05)
+        if (only := polish(panels, np.zeros((20, NODES.size)), pair, steps=8)) is not None:
+            return [only]
     for rounds, tolerance, lanes in ((2, 1e-4, 96), (4, 1e-6, 192), (6, 1e-8, 384)):
         shots = all_starts(pair, rounds, tolerance, lanes)
-        solved = [polish(shots.path[..., i], pair) for i in range(shots.start.size)]
+        solved = [polish(*_guess(shots.path[..., i], pair), pair) for i in range(shots.start.size)]
         found += [p for p in solved if p is not None]
         if all(p is not None for p in solved):
             break
