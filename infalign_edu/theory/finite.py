@@ -178,20 +178,18 @@ class FiniteProblem:
         scores, on = self._scores(p if reference_procedure is None else reference_procedure), self._mass > 0
         game = Levels(p, beta, self._mass[on], scores[on])
         certified = "global" if beta >= 1.001 * game.concave_from() - 1e-9 else "stationary"
-        found: list[tuple[Solution, Array]] = []
-        for tilt, residual in map(game.polish, game.scan()):
+        found: list[Solution] = []
+        for tilt, residual in game.stationary():
             if not residual <= TOLERANCE:
                 raise RuntimeError(f"infalign({p}, beta={beta}) could not certify a root, residual {residual:.1e}")
             f = game.mass * np.exp(tilt)
-            if any(np.abs(np.cumsum(f - other)).max() < 1e-9 for _, other in found):
-                continue
             weight = np.zeros(len(on))
             weight[on] = np.exp(tilt)
             win, kl = float(np.diff(p.cdf(cumulative(f))) @ game.scores), float(f @ tilt)
             policy = self.reference * weight[self._level]
-            found.append((Solution(policy, win - beta * kl, win, kl, residual, certified), f))
-        stationary = tuple(sorted((s for s, _ in found), key=lambda s: -s.objective))
-        return replace(stationary[0], stationary=stationary)
+            found.append(Solution(policy, win - beta * kl, win, kl, residual, certified))
+        found.sort(key=lambda s: -s.objective)
+        return replace(found[0], stationary=tuple(found))
 
     def _cdf(self, policy: ArrayLike) -> tuple[Array, Array]:
         pi = numbers("policy", policy, self.reward.shape, probabilities=True)

@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 from infalign_edu.order_statistics import Array
 from infalign_edu.procedures import Procedure
 
-COARSE = 1000  # levels that `scan` works on
+COARSE = 1000  # levels that `scan` works on at first
 
 
 def cumulative(f: Array) -> Array:
@@ -49,7 +49,7 @@ class Levels:
 
     >>> from infalign_edu.procedures import Standard
     >>> two = Levels(Standard(), 0.5, np.array([0.5, 0.5]), np.array([0.25, 0.75]))
-    >>> [(tilt.round(4), residual < 1e-12) for tilt, residual in map(two.polish, two.scan())]
+    >>> [(tilt.round(4), residual < 1e-12) for tilt, residual in two.stationary()]
     [(array([-0.6201,  0.3799]), True)]
     """
 
@@ -68,9 +68,25 @@ class Levels:
         fall, middle = np.clip(-np.diff(self.p.pdf(t)) / np.diff(t), 0, None), (t[1:] + t[:-1]) / 2
         return float((middle * (1 - middle) * fall).max() * (self.scores[-1] - self.scores[0]))
 
-    def scan(self) -> list[Array]:
+    def stationary(self) -> list[tuple[Array, float]]:
+        """The distinct stationary policies and their residuals in nats. Shape: each [L], float.
+
+        F_L - 1 changes sign an odd number of times; if two roots of merged levels were polished into one, and their
+        number is even, a scan with finer levels is added.
+        """
+        found: list[tuple[Array, float]] = []
+        for coarse in (COARSE, 4 * COARSE):
+            for tilt, residual in map(self.polish, self.scan(coarse)):
+                F = np.cumsum(self.mass * np.exp(tilt))
+                if all(np.abs(F - np.cumsum(self.mass * np.exp(other))).max() > 1e-9 for other, _ in found):
+                    found.append((tilt, residual))
+            if len(found) % 2 == 1 or len(self.mass) <= coarse:
+                break
+        return found
+
+    def scan(self, coarse: int = COARSE) -> list[Array]:
         """One tilt near every sign change of F_L - 1 over the scanned log f_1. Shape: each [L]."""
-        group = self._merge()
+        group = self._merge(coarse)
         mass = level_masses(group, self.mass)
         scores = level_masses(group, self.mass * self.scores) / mass
         steepest = self.p.pdf(np.linspace(0, 1, 2001)).max()
@@ -90,10 +106,10 @@ class Levels:
         tilts = self._shoot((left + right) / 2, mass, scores)[1]
         return [np.interp(self.scores, scores, tilt) for tilt in tilts.T]
 
-    def _merge(self) -> NDArray[np.intp]:
+    def _merge(self, coarse: int) -> NDArray[np.intp]:
         L = len(self.mass)
         share = (np.cumsum(self.mass) + np.arange(1, L + 1) / L) / 2
-        group = np.floor(share * (1 - 1e-9) * COARSE) if L > COARSE else np.arange(L)
+        group = np.floor(share * (1 - 1e-9) * coarse) if coarse < L else np.arange(L)
         return np.unique(group, return_inverse=True)[1]
 
     def _shoot(self, low: Array, mass: Array, scores: Array) -> tuple[Array, Array]:
