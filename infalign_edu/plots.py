@@ -91,7 +91,8 @@ def lines(
             point[0], point[1], yerr=half, fmt=look["marker"], color=look["color"], capsize=3, markersize=6, label=label
         )
     ax.set(xlabel=x, ylabel=y, title=title)
-    ax.legend(frameon=False, fontsize=9)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(frameon=False, fontsize=9)
     return with_alt(fig, alt)
 
 
@@ -107,7 +108,8 @@ def density(
     1
     """
     fig, (ax,) = figure()
-    ax.hist(np.ravel(u), bins=np.linspace(0, 1, 21).tolist(), density=True, color="#bbbbbb", edgecolor="white", label=measured)
+    edges = np.linspace(0, 1, 21).tolist()
+    ax.hist(np.ravel(u), bins=edges, density=True, color="#bbbbbb", edgecolor="white", label=measured)
     for i, (name, (xs, ys)) in enumerate(curves.items()):
         look = style(name, i)
         ax.plot(np.asarray(xs), np.asarray(ys), color=look["color"], linestyle=look["linestyle"], label=name)

@@ -25,7 +25,7 @@ def make(phi=None, *, beta=0.4, steps=300, seed=0, **options):
         model.table.copy_(torch.tensor(0.7 * rng.normal(size=model.table.shape)))
     policy = EnumerablePolicy(model, WORDS, LENGTH)
     reference = policy.copy()
-    worth = {text: value for text, value in zip(policy.responses(), rng.normal(size=WORDS**LENGTH), strict=True)}
+    worth = dict(zip(policy.responses(), rng.normal(size=WORDS**LENGTH), strict=True))
     rewards = np.array(list(worth.values()))
     u = np.array([reference.distribution() @ ((rewards < r) + 0.5 * (rewards == r)) for r in rewards])
     transformed = np.asarray((phi or ia.Identity())(u))

@@ -1,0 +1,103 @@
+"""The default pipeline run, as the table and the figure that README.md and notebook 08 show.
+
+    python experiments/align.py [--seed 0] [--report RUN/report.json]
+
+Writes data/runs/align.csv, one row a transform, and data/figures/frontier.png with its alternative text beside it.
+With --report a finished run is read instead of made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import infalign_edu as ia
+from infalign_edu import atomic, plots, theory
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def rows(report: dict[str, Any], command: str) -> list[dict[str, Any]]:
+    """One row a transform, with the comparison of the two repeated in each."""
+    (compared,) = report["comparisons"]
+    low, high = compared["transform_gain_share_interval"]
+    shared = {
+        "matched_kl": compared["kl"],
+        "gain": compared["difference"]["mean"],
+        "gain_low": compared["difference"]["interval"][0],
+        "gain_high": compared["difference"]["interval"][1],
+        "theory_gain": compared["theory_difference"],
+        "gain_share": compared["transform_gain_share"],
+        "gain_share_low": low,
+        "gain_share_high": high,
+        "heldout_prompts": report["heldout_prompts"],
+        "samples": report["evaluation_samples"],
+        "seed": report["config"]["seed"],
+        "seconds": report["seconds"],
+        "command": command,
+    }
+    return [
+        {
+            "transform": name,
+            "beta": run["beta"],
+            "steps": run["steps"],
+            "kl": run["kl"],
+            **{f"{key}{end}": run["win_rates"][shown][value]
+               for key, shown in (("standard", "standard"), ("best_of_4", "best-of-4"), ("worst_of_4", "worst-of-4"))
+               for end, value in (("", "mean"), ("_stderr", "stderr"))},
+            "theory": run["theory"]["best-of-4"],
+            "lift_share": run["lift_share"],
+            **shared,
+        }
+        for name, run in report["runs"].items()
+    ]  # fmt: skip
+
+
+def figure(table: list[dict[str, Any]]) -> Any:
+    """The README's figure: theory as curves, trained policies as points with 95 % intervals."""
+    budget = np.linspace(0.01, 0.8, 40)
+    curves: dict[str, Any] = {}
+    for row in table:
+        phi = ia.transform(row["transform"])
+        curve = theory.frontier(phi, "best-of-4", [theory.beta_for_kl(phi, kl) for kl in budget])
+        curves[row["transform"]] = (curve.kl, curve.win_rate)
+    best = theory.optimal_frontier("best-of-4", [theory.optimal_beta_for_kl("best-of-4", kl) for kl in budget])
+    curves["optimal"] = (best.kl, best.win_rate)
+    points = {row["transform"]: (row["kl"], row["best_of_4"], 1.96 * row["best_of_4_stderr"]) for row in table}
+    told = ", ".join(f"{name} at KL {p[0]:.2f} and win rate {p[1]:.3f}" for name, p in points.items())
+    alt = f"Win rate under best-of-4 against KL: theoretical frontiers as curves, trained policies as points, {told}."
+    return plots.lines(curves, x=plots.KL, y="win rate under best-of-4", points=points, alt=alt)
+
+
+def main() -> None:
+    """Runs or reads the pipeline and writes the table and the figure."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--report", type=Path)
+    chosen = options.parse_args()
+    if chosen.report:
+        report = json.loads(chosen.report.read_text(encoding="utf-8"))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            report = ia.align(ia.CTRLConfig(seed=chosen.seed, out=str(Path(folder) / "run"))).report
+    table = rows(report, f"python -m infalign_edu align --seed {report['config']['seed']}")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    atomic.write_text(DATA / "runs" / "align.csv", text.getvalue())
+    fig = figure(table)
+    with atomic.replacing(DATA / "figures" / "frontier.png") as part:
+        part.write_bytes(plots.png(fig))
+    print(fig.alt_text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What every notebook promises, read from its file; nbval runs them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=BOOKS, ids=lambda path: path.stem)
+def book(request):
+    return json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def code(book):
+    return [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+
+
+def test_cells_were_run_in_order_and_none_failed(book):
+    assert [cell["execution_count"] for cell in code(book)] == list(range(1, len(code(book)) + 1))
+    assert not [out for cell in code(book) for out in cell["outputs"] if out["output_type"] == "error"]
+
+
+def test_length_and_compared_cells(book):
+    assert 20 <= len(book["cells"]) <= 30
+    compared = [cell for cell in code(book) if "nbval-check-output" in cell["metadata"].get("tags", [])]
+    assert len(compared) >= 5 and all(cell["outputs"] for cell in compared)
+
+
+def test_every_image_has_alternative_text(book):
+    images = [out for cell in code(book) for out in cell["outputs"] if "image/png" in out.get("data", {})]
+    assert images and all(len(out["metadata"]["image/png"]["alt"]) > 40 for out in images)
+
+
+def test_it_opens_with_goals_and_minutes_and_says_whose_claim_it_is(book):
+    first = "".join(book["cells"][0]["source"])
+    text = "\n".join("".join(cell["source"]) for cell in book["cells"])
+    assert re.search(r"\*\*\d+ minutes", first) and "you can" in first
+    assert re.search(r"(?i)\*\*?(paper|derived|measured)", text) and "redict, then reveal" in text
+
+
+def test_nothing_of_this_run_is_kept(book):
+    text = json.dumps(book)
+    assert "widget-view" not in text and "widget-state" not in text and "/home/" not in text and "/root/" not in text
+    assert not re.search(r"0x[0-9a-f]{6,}", text)
+    assert [cell["id"] for cell in book["cells"]] == [f"cell-{i:02d}" for i in range(len(book["cells"]))]
+
+
+def test_the_readme_lists_every_notebook():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in BOOKS if path.name not in readme] == []
