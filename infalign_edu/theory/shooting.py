@@ -111,25 +111,30 @@ def shoot(pair: Pair, start: Array, tolerance: float = 1e-4) -> Shots:
     return Shots(start, np.where(y[0] > 0, y[0], np.minimum(s + y[0] - 2, -1e-300)), np.array(path))
 
 
-def _intervals(shots: Shots) -> list[tuple[float, float]]:
-    """Between which starts a solution lies or may lie: a change of sign, or a dip of |miss| towards zero."""
-    miss, start = shots.miss, shots.start
-    found = [(start[i], start[i + 1]) for i in np.flatnonzero((miss[:-1] > 0) != (miss[1:] > 0))]
-    size = np.abs(miss)
-    same = (miss[:-2] > 0) == (miss[2:] > 0)
-    dip = same & (size[1:-1] < size[:-2]) & (size[1:-1] <= size[2:]) & (size[1:-1] < 0.1)
-    return found + [(start[i], start[i + 2]) for i in np.flatnonzero(dip)]
+def _crossings(shots: Shots) -> np.ndarray:
+    return np.flatnonzero((shots.miss[:-1] > 0) != (shots.miss[1:] > 0))
 
 
-def all_starts(pair: Pair, rounds: int = 2, tolerance: float = 1e-4, lanes: int = 96) -> Shots:
-    """The shots closest to a solution, one for each solution found."""
+def _intervals(shots: Shots, close: float, dips: bool) -> list[Array]:
+    """Starts between which a solution lies not yet closely enough, or may lie, as |miss| dips towards zero."""
+    miss, start, size = shots.miss, shots.start, np.abs(shots.miss)
+    found = [start[i : i + 2] for i in _crossings(shots) if size[i : i + 2].min() > close]
+    dip = (miss[:-2] > 0) == (miss[2:] > 0)
+    dip &= (size[1:-1] < size[:-2]) & (size[1:-1] <= size[2:]) & (size[1:-1] < 0.1)
+    return found + [start[i : i + 3 : 2] for i in np.flatnonzero(dip & dips)[:12]]
+
+
+def all_starts(pair: Pair, tolerance: float = 1e-4, close: float = 0.004, lanes: int = 96) -> Shots:
+    """The shots that miss a solution by less than `close` if they can, one for each solution found."""
     most = float(np.log1p(pair.g_ref.max() / pair.beta)) * 1.001 + 1e-9
     grid = [np.zeros(1), np.geomspace(1e-14, min(0.1, most), lanes // 3), np.linspace(0, most, lanes + 1)[1:]]
     shots = shoot(pair, np.unique(np.concatenate(grid)), tolerance)
     shots.miss[0] = max(shots.miss[0], 1e-300)  # log f <= 0 everywhere: F(0) > 0 by theory, whatever rounding says
-    for _ in range(rounds - 1):
-        inner = [np.linspace(a, b, 18)[1:-1] for a, b in _intervals(shots)]
+    for attempt in range(8):
+        inner = [np.linspace(a, b, 18)[1:-1] for a, b in _intervals(shots, close, dips=attempt < 4)]
+        if not inner:
+            break
         shots = shots.join(shoot(pair, np.unique(np.concatenate(inner)), tolerance))
-    change = np.flatnonzero((shots.miss[:-1] > 0) != (shots.miss[1:] > 0))
+    change = _crossings(shots)
     best = np.unique([i + (abs(shots.miss[i + 1]) < abs(shots.miss[i])) for i in change]).astype(int)
     return Shots(shots.start[best], shots.miss[best], shots.path[..., best])

@@ -153,15 +153,16 @@ def stationary_policies(pair: Pair, unique: bool = False) -> list[Stationary]:
         panels = Panels(np.arange(20) >= 10, near, near + 0.05)
         if (only := polish(panels, np.zeros((20, NODES.size)), pair, steps=8)) is not None:
             return [only]
-    for rounds, tolerance, lanes in ((2, 1e-4, 96), (4, 1e-6, 192), (6, 1e-8, 384)):
-        shots = all_starts(pair, rounds, tolerance, lanes)
+    for tolerance, close, lanes in ((1e-4, 4e-3, 96), (1e-5, 1e-4, 96), (1e-6, 1e-6, 192)):
+        shots = all_starts(pair, tolerance, close, lanes)
         solved = [polish(*_guess(shots.path[..., i], pair), pair) for i in range(shots.start.size)]
         found += [p for p in solved if p is not None]
-        if all(p is not None for p in solved):
+        found.sort(key=lambda p: pair.beta * p.kl - p.win_rate)
+        distinct: list[Stationary] = []
+        for p in found:
+            if all(abs(p.win_rate - q.win_rate) + abs(p.kl - q.kl) > 1e-7 for q in distinct):
+                distinct.append(p)
+        if len(distinct) >= shots.start.size:  # fewer: a shot was lost, or two ended at one solution
             break
-    found.sort(key=lambda p: pair.beta * p.kl - p.win_rate)
-    distinct: list[Stationary] = []
-    for p in found:
-        if all(abs(p.win_rate - q.win_rate) + abs(p.kl - q.kl) > 1e-7 for q in distinct):
-            distinct.append(p)
+        found = distinct
     return distinct
