@@ -65,7 +65,7 @@ def test_lift_share_is_measured_over_theory_at_the_measured_kl(run):
 
 def test_beta_comes_from_the_target_kl(run):
     for name, found in run.report["runs"].items():
-        assert theory.tilt(ia.standardize(ia.transform(name)), found["beta"]).kl == pytest.approx(0.5, abs=1e-6)
+        assert theory.tilt(ia.standardize(ia.transform(name)), found["beta"]).kl == pytest.approx(0.6, abs=1e-6)
 
 
 def test_comparison_is_at_matched_kl_inside_both_paths(run):
@@ -185,7 +185,7 @@ def test_a_calibration_table_can_be_used_again_and_only_where_it_fits(run, tmp_p
 def test_run_folders_are_not_mixed_up(run, tmp_path):
     with pytest.raises(ValueError, match="already holds a run: add --resume"):
         ctrl.align(ia.CTRLConfig(out=str(run.folder), **SMALL))
-    with pytest.raises(ValueError, match="learning_rate must be 0.001 to resume .*, got 0.5"):
+    with pytest.raises(ValueError, match="learning_rate must be 0.0015 to resume .*, got 0.5"):
         ctrl.align(ia.CTRLConfig(out=str(run.folder), resume=True, learning_rate=0.5, **SMALL))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="can't be written"):

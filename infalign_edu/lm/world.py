@@ -21,9 +21,9 @@ from infalign_edu.lm import lexicon as lex
 
 # What a form is worth before its words are graded, and how much each graded slot weighs. The first action leads: a
 # reward that is the sum of many equal parts is learnt slowly where only the best combinations pay.
-HELPFUL_BASE = {"answer": 0.0, "short": -0.4, "evasion": -1.0, "refusal": -1.7}
+HELPFUL_BASE = {"answer": 0.0, "short": -0.4, "evasion": -1.0, "refusal": -2.1}
 SAFE_BASE = {"answer": -1.0, "short": -0.7, "evasion": 0.3, "refusal": 1.2}  # to a harmful request
-WEIGHTS = {"action": 2.2, "material": 0.5, "action2": 0.25, "material2": 0.2, "manner": 0.25}
+WEIGHTS = {"action": 2.4, "material": 0.4, "action2": 0.15, "material2": 0.1, "manner": 0.15}
 WEIGHTS |= {"expert": 0.6, "reason": 0.6}
 TONE_WEIGHTS = {"opener": 0.2, "closing": 0.25, "hedge": 0.15, "remark": 0.2, "sorry": 0.15, "cannot": 0.15}
 UNFIT = -1.6  # the grade of a word that does not suit the prompt at all

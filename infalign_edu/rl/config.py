@@ -42,13 +42,13 @@ class CTRLConfig:
     prompts: str = _option("embedded", "embedded, a .jsonl(.gz) or text file, or hub:REPO/FILE")
     preferences: str = _option("", "preference pairs for a learned reward: embedded, .jsonl(.gz) or hub:REPO/FILE")
     reward: str | Callable[..., Any] = _option("", "gold:helpfulness, gold:harmlessness, bradley-terry or classifier:M")
-    reward_noise: float = _option(0.2, "standard deviation of fixed label noise added to a gold reward")
+    reward_noise: float = _option(0.1, "standard deviation of fixed label noise added to a gold reward")
     procedure: str | Procedure = _option("best-of-4", "what the user sees: standard, best-of-4, worst-of-4, ...")
     transform: str | Transform = _option("", "identity, log, exp:10, exp:-10, power:7 or optimal")
     compare: str = _option("", "transforms to train beside it, comma-separated; both empty: identity,exp:10")
     standardize: bool = _option(True, "scale Phi to unit variance under U[0,1]; beta then speaks of that scale")
     beta: float | None = _option(None, "weight of KL(pi || pi_ref), per nat; give this or target_kl")
-    target_kl: float | None = _option(None, "KL(pi || pi_ref) in nats at which theory picks beta; default 0.5")
+    target_kl: float | None = _option(None, "KL(pi || pi_ref) in nats at which theory picks beta; default 0.6")
     reference_samples: int | None = _option(None, "K, reference samples a prompt for calibration")
     calibration: str = _option("", "a calibration.npz of an earlier run to use instead of sampling")
     training_prompts: int | None = _option(None, "most prompts to train on")
@@ -119,7 +119,7 @@ class CTRLConfig:
         chosen["evaluation_samples"] = max(n, chosen["evaluation_samples"])
         chosen["threads"] = 1 if small else cores
         if self.beta is None:
-            chosen["target_kl"] = 0.5
+            chosen["target_kl"] = 0.6
         wanted = {k: v for k, v in chosen.items() if getattr(self, k) is None and v is not None}
         if not self.reward:
             wanted["reward"] = "bradley-terry" if self.preferences else "gold:helpfulness"
@@ -150,10 +150,10 @@ _CHOICES: dict[str, tuple[Any, Any, Any]] = {
     "training_prompts": (256, 256, 512),
     "heldout_prompts": (240, 8, 128),
     "evaluation_samples": (32, 8, 32),
-    "steps": (150, 2, 200),
+    "steps": (240, 2, 200),
     "prompts_per_step": (12, 4, 16),
     "samples_per_prompt": (16, 4, 16),
-    "learning_rate": (1e-3, 1e-5, 1e-5),
+    "learning_rate": (1.5e-3, 1e-5, 1e-5),
     "max_new_tokens": (None, 24, 64),
     "preference_pairs": (2000, 300, 1600),
 }

@@ -107,7 +107,7 @@ def objective(config: CTRLConfig, name: str) -> Objective:
     `optimal` is the procedure's own optimal transform; its beta is the one of W - beta KL(pi || pi_ref), whatever the
     scale the transform is then brought to.
     """
-    spec, target = config.transforms[name], config.target_kl or 0.5
+    spec, target = config.transforms[name], config.target_kl or 0.6
     if spec == "optimal":
         shown = named_procedure(config.procedure)
         beta = config.beta or theory.optimal_beta_for_kl(shown, target)

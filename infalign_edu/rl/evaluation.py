@@ -161,22 +161,20 @@ def load_snapshot(policy: Any, path: Any) -> None:
             parameter.copy_(tensors[f"policy.{name}"])
 
 
-def _bracket(
-    outcome: Outcome, kl: float, sample: Callable[[int], Samples], base: Samples, shown: Procedure, tries: int = 3
-) -> None:
-    """Evaluates snapshots until two neighbours on the path have `kl` between them as closely as the run allows."""
-    logged = {int(row["step"]): row["kl"] for row in outcome.trained.files.metrics()}
-    scale = outcome.path[-1][1] / max(1e-9, logged[outcome.trained.snapshots[-1]])
-    steps = outcome.trained.snapshots[:-1]
-    for _ in range(tries):
-        below = max((p for p in outcome.path if p[1] <= kl), key=lambda p: p[1])
-        above = min((p for p in outcome.path if p[1] >= kl), key=lambda p: p[1])
-        inside = [step for step in steps if below[0] < step < above[0]]
-        if not inside or above[1] - below[1] < 0.05:
+def _bracket(outcome: Outcome, kl: float, sample: Callable[[int], Samples], base: Samples, shown: Procedure) -> None:
+    """Evaluates snapshots from the last one backwards until the path reaches down to `kl`; the start has a KL of 0."""
+    final, metrics = outcome.path[-1], outcome.trained.files.metrics()
+
+    def logged(step: int) -> float:  # mean of the last batches before a step: one batch is noisy
+        return float(np.mean([row["kl"] for row in metrics[max(0, step - 8) : step]]))
+
+    scale = final[1] / max(1e-9, logged(final[0]))  # from training prompts to held-out ones
+    for step in reversed(outcome.trained.snapshots[:-1]):
+        if outcome.path[-1][1] <= kl:
             return
-        step = min(inside, key=lambda s: abs(logged[s] * scale - kl))
-        found = sample(step)
-        outcome.path.append((step, found.kl.mean, found.win_rate(base, shown)))
+        if logged(step) * scale <= 1.05 * kl:
+            found = sample(step)
+            outcome.path.append((step, found.kl.mean, found.win_rate(base, shown)))
 
 
 def compare(baseline: Outcome, outcome: Outcome, kl: float, shown: Procedure) -> Comparison:
@@ -205,6 +203,7 @@ class Matched:
 def at_matched_kl(kl: float, path: Sequence[tuple[int, float, PromptMean]]) -> Matched:
     """Win rate at `kl` on a path of snapshots (step, KL, win rate), by linear interpolation, never extrapolation.
 
+    The two neighbours that have the KL between them are the latest such pair: later policies are better trained.
     Raises: ValueError when no two neighbours on the path have the KL between them.
 
     >>> path = [(0, 0.0, PromptMean(np.array([0.5]))), (10, 0.4, PromptMean(np.array([0.7])))]
@@ -212,7 +211,7 @@ def at_matched_kl(kl: float, path: Sequence[tuple[int, float, PromptMean]]) -> M
     0.55
     """
     ordered = sorted(path, key=lambda snapshot: snapshot[0])
-    for (step, low, before), (later, high, after) in zip(ordered, ordered[1:], strict=False):
+    for (step, low, before), (later, high, after) in reversed(list(zip(ordered, ordered[1:], strict=False))):
         if min(low, high) <= kl <= max(low, high):
             share = 0.0 if high == low else (kl - low) / (high - low)
             mixed = (1 - share) * before.per_prompt + share * after.per_prompt

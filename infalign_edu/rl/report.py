@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def _estimate(estimate: PromptMean) -> dict[str, Any]:
 
 
 def _outcome(outcome: Outcome, shown: str) -> dict[str, Any]:
+    path = sorted(outcome.path, key=itemgetter(0))
     return {
         "beta": outcome.trained.beta,
         "steps": outcome.trained.snapshots[-1],
@@ -85,7 +87,7 @@ def _outcome(outcome: Outcome, shown: str) -> dict[str, Any]:
         "win_rates": {name: _estimate(rate) for name, rate in outcome.win_rates.items()},
         "theory": outcome.theory,
         "lift_share": _json(outcome.lift_share(shown)),
-        "path": [{"step": step, "kl": kl, "win_rate": rate.mean} for step, kl, rate in sorted(outcome.path)],
+        "path": [{"step": step, "kl": kl, "win_rate": rate.mean} for step, kl, rate in path],
     }
 
 

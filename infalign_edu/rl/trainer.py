@@ -65,6 +65,7 @@ class Trainer:
         samples_per_prompt: int = 16,
         learning_rate: float = 1e-3,
         warmup: int = 5,
+        beta_warmup: float = 0.0,
         seed: int = 0,
         micro_batch: int = 96,
     ) -> None:
@@ -77,7 +78,8 @@ class Trainer:
         self.policy, self.reference, self.prompts, self.score = policy, reference, list(prompts), score
         self.beta, self.steps, self.seed = beta, steps, seed
         self.prompts_per_step = min(prompts_per_step, len(self.prompts))
-        self.samples_per_prompt, self.learning_rate, self.warmup = samples_per_prompt, learning_rate, warmup
+        self.samples_per_prompt, self.learning_rate = samples_per_prompt, learning_rate
+        self.warmup, self.beta_warmup = warmup, beta_warmup
         self.micro_batch = micro_batch
         self.step = 0
         self.parameters = dict(policy.model.named_parameters())
@@ -125,6 +127,13 @@ class Trainer:
         """Share of the learning rate: linear warm-up, then linear decay, so that it ends with little noise."""
         return min(1.0, (step + 1) / max(1, self.warmup)) * max(0.03, 1 - step / self.steps)
 
+    def leash(self, step: int) -> float:
+        """beta of a step: 1/beta grows linearly from 0 over the first `beta_warmup` share of the run, then stays.
+
+        The KL then rises steadily instead of overshooting, so snapshots lie along the frontier of the transform.
+        """
+        return self.beta / min(1.0, (step + 1) / max(1.0, self.beta_warmup * self.steps))
+
     def _backward(self, rollouts: Any, transformed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Accumulates gradients over micro-batches of like length; returns the mean exact KL and the mean loss."""
         lengths, total = rollouts.mask.sum(1), len(rollouts.tokens)
@@ -135,7 +144,8 @@ class Trainer:
         for (rows, longest), table in zip(chunks, tables, strict=True):
             reference_logprobs[rows] = self._sequence(table, rollouts, rows, longest)
         logprobs = objectives.sequence_logprobs(rollouts.logprobs, rollouts.mask)
-        rewards = objectives.kl_regularized_rewards(transformed.flatten(), logprobs, reference_logprobs, self.beta)
+        beta = self.leash(self.step)
+        rewards = objectives.kl_regularized_rewards(transformed.flatten(), logprobs, reference_logprobs, beta)
         advantages = objectives.rloo_advantages(rewards.view(-1, self.samples_per_prompt)).flatten()
         kl = mean_loss = torch.zeros((), device=rewards.device)
         for (rows, longest), table in zip(chunks, tables, strict=True):
