@@ -1,7 +1,8 @@
-"""A policy whose logits are a table: every response can be enumerated, so training can be held against exact theory.
+"""Policies whose every response can be enumerated, so that training can be held against exact theory.
 
-Responses are all sequences of `length` words out of `words` numbers, "0 3 1"; each prefix has its own row of logits.
-There is no end-of-sequence token and one distribution serves every prompt.
+Responses are all sequences of `length` words out of `words` numbers, "0 3 1". Two models give the next word: a table
+with a row of logits for each prefix, and a transformer, whose prefixes share weights. There is no end-of-sequence
+token and one distribution serves every prompt.
 """
 
 from __future__ import annotations
@@ -32,6 +33,47 @@ class PrefixTable(torch.nn.Module):
         for t in range(tokens.shape[1]):  # prefixes are numbered breadth first: the children of s begin at words s + 1
             states.append(self.words * states[-1] + tokens[:, t] + 1)
         return self.table[torch.stack(states, dim=1)]
+
+
+class SmallTransformer(torch.nn.Module):
+    """A causal transformer over words. Shape: tokens [rows, t] -> logits [rows, t + 1, words].
+
+    Its random weights are a function of `seed`; `spread` is the standard deviation, in nats, of the logits they give.
+
+    >>> SmallTransformer(words=6, length=4)(torch.zeros(2, 3, dtype=torch.long)).shape
+    torch.Size([2, 4, 6])
+    """
+
+    def __init__(
+        self,
+        words: int,
+        length: int,
+        *,
+        width: int = 32,
+        layers: int = 2,
+        heads: int = 2,
+        spread: float = 0.7,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embedding = torch.nn.Parameter(torch.randn(words + 1, width))  # the last one starts a response
+            self.position = torch.nn.Parameter(torch.randn(length, width))
+            block = torch.nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            self.blocks = torch.nn.ModuleList(copy.deepcopy(block) for _ in range(layers))
+            self.norm, self.head = torch.nn.LayerNorm(width), torch.nn.Linear(width, words, bias=False)
+            torch.nn.init.normal_(self.head.weight, std=spread / width**0.5)  # a normed state has length sqrt(width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        first = tokens.new_full((len(tokens), 1), len(self.embedding) - 1)
+        x = self.embedding[torch.cat([first, tokens], 1)] + self.position[: tokens.shape[1] + 1]  # [rows, t + 1, width]
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        for block in self.blocks:
+            x = block(x, src_mask=future)
+        return self.head(self.norm(x))
 
 
 class EnumerablePolicy:
@@ -72,6 +114,26 @@ class EnumerablePolicy:
         model = copy.deepcopy(self.model)
         model.requires_grad_(False)
         return EnumerablePolicy(model, self.words, self.length)
+
+    @classmethod
+    def from_distribution(cls, probabilities: NDArray[np.float64], words: int, length: int) -> EnumerablePolicy:
+        """The table policy that has these probabilities, in the order of `distribution`.
+
+        Shape: [words^length]. Raises: ValueError unless they are positive, one for each response.
+
+        >>> policy = EnumerablePolicy(SmallTransformer(words=3, length=2), words=3, length=2)
+        >>> table = EnumerablePolicy.from_distribution(policy.distribution(), words=3, length=2)
+        >>> bool(np.abs(table.distribution() - policy.distribution()).max() < 1e-7)
+        True
+        """
+        p = np.asarray(probabilities, dtype=np.float64)
+        if p.shape != (words**length,) or not p.min() > 0:
+            raise ValueError(f"probabilities must be {words**length} positive numbers, got shape {p.shape}")
+        prefixes = [p.reshape(words**t, words, -1).sum(-1) for t in range(length)]  # [words^t, words] each
+        model = PrefixTable(words, length)
+        with torch.no_grad():
+            model.table.copy_(torch.as_tensor(np.log(np.concatenate(prefixes))))
+        return cls(model, words, length)
 
     def sequences(self) -> NDArray[np.intp]:
         """All responses as numbers, in the order of `distribution`. Shape: [words^length, length]."""
