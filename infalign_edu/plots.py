@@ -64,15 +64,16 @@ def lines(
     x: str,
     y: str,
     title: str = "",
-    points: Mapping[str, Sequence[float]] | None = None,
+    points: Mapping[str, Sequence[ArrayLike]] | None = None,
     alt: str,
     ax: Axes | None = None,
 ) -> Figure:
     """Named curves and measured points on shared axes.
 
-    A point is (x, y) or (x, y, half width of its 95 % interval); it takes the look of the curve of the same name.
+    A point is (x, y) or (x, y, half width of its 95 % interval), or an array of each for several points; it takes the
+    look of the curve of the same name.
 
-    Shape: curves name -> (x [n], y [n]). Raises: ValueError without alternative text.
+    Shape: curves name -> (x [n], y [n]), points name -> numbers or [m]. Raises: ValueError without alternative text.
 
     >>> fig = lines({"identity": ([0, 1], [0.5, 0.8])}, x=KL, y="win rate", alt="One rising curve.")
     >>> fig.alt_text

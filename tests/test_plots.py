@@ -23,6 +23,13 @@ def test_what_is_drawn_is_what_was_given():
     assert bars[0].get_xdata().tolist() == [0.5] and bars[2][0].get_segments()[0][:, 1].tolist() == pytest.approx([0.68, 0.72])
 
 
+def test_several_points_of_one_series_keep_their_own_intervals():
+    fig = plots.lines({}, x="x", y="y", points={"measured": ([1, 2, 3], [0.5, 0.6, 0.7], [0.1, 0.2, 0.3])}, alt="a")
+    bars = fig.axes[0].containers[0]
+    assert bars[0].get_ydata().tolist() == [0.5, 0.6, 0.7] and len(fig.axes[0].get_legend().get_texts()) == 1
+    assert [float(np.ptp(s[:, 1])) for s in bars[2][0].get_segments()] == pytest.approx([0.2, 0.4, 0.6])
+
+
 def test_density_is_normalised():
     fig = plots.density(np.random.default_rng(0).random(5000), {}, measured="policy", alt="a")
     areas = [bar.get_width() * bar.get_height() for bar in fig.axes[0].patches]
