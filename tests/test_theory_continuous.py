@@ -105,6 +105,11 @@ def test_beta_for_kl_inverts_kl(transform, kl: float) -> None:
     assert tilt(transform, beta_for_kl(transform, kl)).kl == pytest.approx(kl, rel=1e-9)
 
 
+@pytest.mark.filterwarnings("error")
+def test_beta_of_the_steepest_transform_is_found_without_a_warning() -> None:
+    assert tilt(Exponential(700.0), beta_for_kl(Exponential(700.0), 0.5)).kl == pytest.approx(0.5, abs=1e-11)
+
+
 def test_frontier_holds_what_tilt_says_and_kl_falls_with_beta() -> None:
     found = frontier(Identity(), "best-of-4", [0.1, 0.3, 1.0])
     policy = tilt(Identity(), 0.3)

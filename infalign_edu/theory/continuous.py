@@ -73,7 +73,9 @@ def beta_for_kl(transform: Transform, kl: float) -> float:
     """
     kl = positive("kl", kl)
     sample = values(transform, (np.arange(64) + 0.5) / 64)
-    guess = float(np.std(sample[np.isfinite(sample)])) / np.sqrt(2 * kl)
+    finite = sample[np.isfinite(sample)]
+    size = float(np.abs(finite).max(initial=0.0)) or 1.0  # scaled first: exp(400 u) squared would overflow
+    guess = size * float(np.std(finite / size)) / np.sqrt(2 * kl)
     return solve_for_kl(lambda beta: tilt(transform, beta).kl, kl, guess)
 
 
