@@ -28,7 +28,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell["id"] = f"cell-{number:02d}"
         cell.metadata = nbformat.NotebookNode({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
         if cell.cell_type == "code":
-            cell.outputs = [output for output in map(_clean_output, cell.outputs) if output is not None]
+            cell.outputs = _joined([output for output in map(_clean_output, cell.outputs) if output is not None])
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -36,6 +36,17 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         }
     )
     return notebook
+
+
+def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Printed text that arrived in several pieces as one: where it is cut depends on the machine's load."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _clean_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:

@@ -1,9 +1,11 @@
 """What every notebook promises, read from its file; nbval runs them."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +49,19 @@ def test_nothing_of_this_run_is_kept(book):
     assert "widget-view" not in text and "widget-state" not in text and "/home/" not in text and "/root/" not in text
     assert not re.search(r"0x[0-9a-f]{6,}", text)
     assert [cell["id"] for cell in book["cells"]] == [f"cell-{i:02d}" for i in range(len(book["cells"]))]
+
+
+def test_printed_text_is_saved_in_one_piece_however_it_arrived():
+    spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    new = nbformat.v4.new_output
+    figure = new("display_data", data={"image/png": "", "text/plain": "<Image at 0x7f90c027eb60>"})
+    pieces = [new("stream", name=n, text=t) for n, t in (("stdout", "a\n"), ("stderr", "50 %"), ("stdout", "b\n"))]
+    cell = nbformat.v4.new_code_cell("", outputs=[*pieces, figure, new("stream", name="stdout", text="c\n")])
+    outputs = build.clean(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
+    assert [out.get("text", out.get("data")) for out in outputs] == [
+        "a\nb\n", {"image/png": "", "text/plain": "<Image at 0x0>"}, "c\n"]
 
 
 def test_the_readme_lists_every_notebook():
