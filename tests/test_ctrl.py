@@ -7,6 +7,7 @@ import re
 import signal
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import infalign_edu as ia
 from infalign_edu import cli, theory
 from infalign_edu.lm.datasets import load_prompts
 from infalign_edu.lm.models import load
-from infalign_edu.rl import ctrl
+from infalign_edu.rl import ctrl, evaluation
 from infalign_edu.rl.data import prepare
 from infalign_edu.rl.runs import Interrupted
 from infalign_edu.rl.trainer import Trainer
@@ -70,7 +71,7 @@ def test_beta_comes_from_the_target_kl(run):
 
 def test_comparison_is_at_matched_kl_inside_both_paths(run):
     (c,) = run.report["comparisons"]
-    assert c["kl"] == pytest.approx(min(found["kl"] for found in run.report["runs"].values()))
+    assert c["kl"] <= max(found["kl"] for found in run.report["runs"].values()) + 1e-12
     for found in run.report["runs"].values():
         seen = [point["kl"] for point in found["path"]]
         assert min(seen) <= c["kl"] <= max(seen) + 1e-12
@@ -89,13 +90,37 @@ def test_calibration_training_and_evaluation_share_no_prompt(run):
     assert ia.EmpiricalCalibrator.load(run.folder / "calibration.npz").reference_rewards.shape == (20, 12)
 
 
+def test_matched_kl_is_the_largest_that_all_runs_reach():
+    """Two runs whose final KLs differ: the lower one's sweep gives the second end of its bracket."""
+
+    def outcome(name, kls):
+        path = [(step, kl, ia.PromptMean(np.full(3, 0.5 + kl / 4))) for step, kl in kls.items()]
+        rows = [{"step": step, "kl": kl} for step, kl in kls.items()]
+        run = SimpleNamespace(name=name, final=20, snapshots=(10, 20, 22), files=SimpleNamespace(metrics=lambda: rows))
+        final = SimpleNamespace(kl=ia.PromptMean(np.full(3, kls[20])))
+        return SimpleNamespace(trained=run, samples=final, path=[(0, 0.0, ia.PromptMean(np.full(3, 0.5))), path[1]], all=path)
+
+    def sample(run, step):
+        (found,) = [o for o in (low, high) if o.trained is run]
+        kl, rate = next((kl, rate) for s, kl, rate in found.all if s == step)
+        return SimpleNamespace(kl=ia.PromptMean(np.full(3, kl)), win_rate=lambda *_: rate)
+
+    low, high = outcome("a", {10: 0.3, 20: 0.5, 22: 0.7}), outcome("b", {10: 0.4, 20: 0.6, 22: 0.9})
+    assert evaluation.match([low, high], sample, None, None) == pytest.approx(0.6)
+    assert [step for step, *_ in low.path] == [0, 20, 22] and [step for step, *_ in high.path] == [0, 20]
+    low, high = outcome("a", {10: 0.3, 20: 0.5, 22: 0.55}), outcome("b", {10: 0.4, 20: 0.6, 22: 0.9})
+    assert evaluation.match([low, high], sample, None, None) == pytest.approx(0.55)  # the sweep falls short
+    assert [step for step, *_ in high.path] == [0, 20, 10]
+    assert evaluation.at_matched_kl(0.55, high.path).steps == (10, 20)
+
+
 def test_metrics_are_one_json_line_a_step(run):
     for part in ("identity", "exp_10"):
         rows = [json.loads(line) for line in (run.folder / part / "metrics.jsonl").read_text().splitlines()]
-        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]  # the last one is the sweep
         assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)  # the policy starts as the reference
         assert all(math.isfinite(value) for row in rows for value in row.values())
-        assert len(list((run.folder / part / "snapshots").iterdir())) == 3
+        assert len(list((run.folder / part / "snapshots").iterdir())) == 4
 
 
 class Page(HTMLParser):
@@ -144,7 +169,7 @@ def test_ctrl_c_and_resume_give_the_uninterrupted_report(run, tmp_path, monkeypa
     config = ia.CTRLConfig(out=str(tmp_path / "stopped"), **SMALL)
     with monkeypatch.context() as patch:
         stop_after(patch, step)
-        with pytest.raises(Interrupted, match=f"stopped after step {step} of 6; go on with --resume"):
+        with pytest.raises(Interrupted, match=f"stopped after step {step} of 7; go on with --resume"):
             ctrl.align(config)
     resumed = ctrl.align(replace(config, resume=True))
     assert without_time(resumed.report) == without_time(run.report)
@@ -318,7 +343,7 @@ def test_ctrl_c_on_the_command_line_is_exit_code_130(tmp_path, monkeypatch, caps
     stop_after(monkeypatch, 2)
     options = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
     assert cli.main(["align", f"--out={tmp_path / 'r'}", *options]) == 130
-    assert "stopped after step 2 of 6; go on with --resume" in capsys.readouterr().err
+    assert "stopped after step 2 of 7; go on with --resume" in capsys.readouterr().err
 
 
 def test_every_option_has_a_line_of_help(capsys):

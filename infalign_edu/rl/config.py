@@ -148,9 +148,9 @@ class CTRLConfig:
 _CHOICES: dict[str, tuple[Any, Any, Any]] = {
     "reference_samples": (48, 8, 32),
     "training_prompts": (256, 256, 512),
-    "heldout_prompts": (240, 8, 128),
+    "heldout_prompts": (200, 8, 128),
     "evaluation_samples": (32, 8, 32),
-    "steps": (240, 2, 200),
+    "steps": (280, 2, 200),
     "prompts_per_step": (12, 4, 16),
     "samples_per_prompt": (16, 4, 16),
     "learning_rate": (1.5e-3, 1e-5, 1e-5),

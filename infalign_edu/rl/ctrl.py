@@ -167,14 +167,16 @@ def train(
         prompts_per_step=config.prompts_per_step or 1,
         samples_per_prompt=config.samples_per_prompt or 2,
         learning_rate=config.learning_rate or 1e-3,
+        sweep=-(-steps // 10) if len(config.transforms) > 1 else 0,
         seed=config.seed,
         micro_batch=config.micro_batch(reference.parameters),
     )
-    schedule = tuple(sorted({-(-steps * i // config.snapshots) for i in range(1, config.snapshots + 1)}))
+    total = steps + trainer.sweep
+    schedule = tuple(sorted({-(-steps * i // config.snapshots) for i in range(1, config.snapshots + 1)} | {total}))
     if (state := files.latest()) is not None:
         trainer.restore(*state)
-    with interruptible() as stop, tqdm(total=steps, initial=trainer.step, desc=f"training {aim.name}") as bar:
-        while trainer.step < steps:
+    with interruptible() as stop, tqdm(total=total, initial=trainer.step, desc=f"training {aim.name}") as bar:
+        while trainer.step < total:
             row = trainer.advance()
             files.append(row)
             bar.set_postfix(KL=f"{row['kl']:.3f}", u=f"{row['calibrated']:.3f}")
@@ -183,6 +185,6 @@ def train(
                 files.snapshot(trainer.tensors(), trainer.step)
             if trainer.step in schedule or stop.is_set():
                 files.save(trainer.tensors(), trainer.step)
-            if stop.is_set() and trainer.step < steps:
-                raise Interrupted(f"stopped after step {trainer.step} of {steps}; go on with --resume")
-    return Trained(aim.name, aim.transform, aim.beta, files, schedule)
+            if stop.is_set() and trainer.step < total:
+                raise Interrupted(f"stopped after step {trainer.step} of {total}; go on with --resume")
+    return Trained(aim.name, aim.transform, aim.beta, files, steps, schedule)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -131,15 +130,14 @@ def evaluate(config: CTRLConfig, trained: list[Trained], reference: Any, data: A
 
     outcomes = []
     for run in trained:
-        found = sample(run, run.snapshots[-1])
+        found = sample(run, run.final)
         rates = {name: found.win_rate(base, _procedure(config, name)) for name in names}
         expected = {name: theory_at(run.transform, found.kl.mean, _procedure(config, name)) for name in names}
         origin = (0, 0.0, PromptMean(np.full(len(prompts), 0.5)))
-        path = [origin, (run.snapshots[-1], found.kl.mean, rates[shown])]
+        path = [origin, (run.final, found.kl.mean, rates[shown])]
         outcomes.append(Outcome(run, found, rates, expected, path))
-    kl, own = min(outcome.samples.kl.mean for outcome in outcomes), _procedure(config, shown)
-    for outcome in outcomes if len(outcomes) > 1 else []:
-        _bracket(outcome, kl, partial(sample, outcome.trained), base, own)
+    own = _procedure(config, shown)
+    kl = match(outcomes, sample, base, own) if len(outcomes) > 1 else 0.0
     return Evaluation(base, outcomes, [compare(outcome, outcomes[-1], kl, own) for outcome in outcomes[:-1]])
 
 
@@ -161,20 +159,37 @@ def load_snapshot(policy: Any, path: Any) -> None:
             parameter.copy_(tensors[f"policy.{name}"])
 
 
-def _bracket(outcome: Outcome, kl: float, sample: Callable[[int], Samples], base: Samples, shown: Procedure) -> None:
-    """Evaluates snapshots from the last one backwards until the path reaches down to `kl`; the start has a KL of 0."""
-    final, metrics = outcome.path[-1], outcome.trained.files.metrics()
+def match(
+    outcomes: list[Outcome], sample: Callable[[Trained, int], Samples], base: Samples, shown: Procedure
+) -> float:
+    """The KL to compare at, after evaluating the snapshots that have it between them.
 
-    def logged(step: int) -> float:  # mean of the last batches before a step: one batch is noisy
-        return float(np.mean([row["kl"] for row in metrics[max(0, step - 8) : step]]))
+    It is the largest final KL that every run reaches, with its sweep where its final policy falls short.
+    """
+    finals = [outcome.samples.kl.mean for outcome in outcomes]
+    for outcome, final in zip(outcomes, finals, strict=True):
+        if final < max(finals) and outcome.trained.snapshots[-1] > outcome.trained.final:
+            _look(outcome, outcome.trained.snapshots[-1], sample, base, shown)
+    kl = min(max(finals), *(max(reached for _, reached, _ in outcome.path) for outcome in outcomes))
+    for outcome, final in zip(outcomes, finals, strict=True):
+        earlier = [step for step in outcome.trained.snapshots if step < outcome.trained.final]
+        logged = {int(row["step"]): row["kl"] for row in outcome.trained.files.metrics()}
+        lowest = final
+        for step in reversed(earlier):
+            if lowest <= kl:
+                break
+            if logged[step] <= 1.1 * kl:
+                lowest = _look(outcome, step, sample, base, shown)
+    return kl
 
-    scale = final[1] / max(1e-9, logged(final[0]))  # from training prompts to held-out ones
-    for step in reversed(outcome.trained.snapshots[:-1]):
-        if outcome.path[-1][1] <= kl:
-            return
-        if logged(step) * scale <= 1.05 * kl:
-            found = sample(step)
-            outcome.path.append((step, found.kl.mean, found.win_rate(base, shown)))
+
+def _look(
+    outcome: Outcome, step: int, sample: Callable[[Trained, int], Samples], base: Samples, shown: Procedure
+) -> float:
+    """Evaluates one more snapshot, puts it on the path and returns its KL."""
+    found = sample(outcome.trained, step)
+    outcome.path.append((step, found.kl.mean, found.win_rate(base, shown)))
+    return found.kl.mean
 
 
 def compare(baseline: Outcome, outcome: Outcome, kl: float, shown: Procedure) -> Comparison:

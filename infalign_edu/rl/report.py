@@ -81,7 +81,7 @@ def _outcome(outcome: Outcome, shown: str) -> dict[str, Any]:
     path = sorted(outcome.path, key=itemgetter(0))
     return {
         "beta": outcome.trained.beta,
-        "steps": outcome.trained.snapshots[-1],
+        "steps": outcome.trained.final,
         "kl": outcome.samples.kl.mean,
         "kl_stderr": _json(outcome.samples.kl.stderr),
         "win_rates": {name: _estimate(rate) for name, rate in outcome.win_rates.items()},

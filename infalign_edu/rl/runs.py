@@ -128,12 +128,16 @@ class TrainingFiles:
 
 @dataclass(frozen=True)
 class Trained:
-    """One finished run: maximised E[Phi(C)] - beta KL(pi || pi_ref), and the steps at which weights were kept."""
+    """One finished run: maximised E[Phi(C)] - beta KL(pi || pi_ref), and the steps at which weights were kept.
+
+    `final` is the last step at that beta; snapshots after it are the sweep's.
+    """
 
     name: str
     transform: Transform
     beta: float
     files: TrainingFiles
+    final: int
     snapshots: tuple[int, ...]
 
 

@@ -21,6 +21,7 @@ from infalign_edu.rl import objectives
 
 Array = NDArray[np.float64]
 PROMPTS, ROLLOUTS = 0, 1  # streams of randomness within one step
+SWEEP_RATE = 0.15  # share of the learning rate in the sweep
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Trainer:
         samples_per_prompt: int = 16,
         learning_rate: float = 1e-3,
         warmup: int = 5,
-        beta_warmup: float = 0.0,
+        sweep: int = 0,
         seed: int = 0,
         micro_batch: int = 96,
     ) -> None:
@@ -79,7 +80,7 @@ class Trainer:
         self.beta, self.steps, self.seed = beta, steps, seed
         self.prompts_per_step = min(prompts_per_step, len(self.prompts))
         self.samples_per_prompt, self.learning_rate = samples_per_prompt, learning_rate
-        self.warmup, self.beta_warmup = warmup, beta_warmup
+        self.warmup, self.sweep = warmup, sweep
         self.micro_batch = micro_batch
         self.step = 0
         self.parameters = dict(policy.model.named_parameters())
@@ -125,14 +126,16 @@ class Trainer:
 
     def schedule(self, step: int) -> float:
         """Share of the learning rate: linear warm-up, then linear decay, so that it ends with little noise."""
+        if step >= self.steps:
+            return SWEEP_RATE
         return min(1.0, (step + 1) / max(1, self.warmup)) * max(0.03, 1 - step / self.steps)
 
     def leash(self, step: int) -> float:
-        """beta of a step: 1/beta grows linearly from 0 over the first `beta_warmup` share of the run, then stays.
+        """beta of a step: constant, but for the `sweep` steps after the run, in which 1/beta grows by a quarter.
 
-        The KL then rises steadily instead of overshooting, so snapshots lie along the frontier of the transform.
+        They give a trained policy with a somewhat larger KL, to compare with others at the same KL.
         """
-        return self.beta / min(1.0, (step + 1) / max(1.0, self.beta_warmup * self.steps))
+        return self.beta / (1 + 0.25 * max(0, step + 1 - self.steps) / max(1, self.sweep))
 
     def _backward(self, rollouts: Any, transformed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Accumulates gradients over micro-batches of like length; returns the mean exact KL and the mean loss."""
