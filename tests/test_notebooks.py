@@ -45,7 +45,7 @@ def test_it_opens_with_goals_and_minutes_and_says_whose_claim_it_is(book):
 
 
 def test_nothing_of_this_run_is_kept(book):
-    text = json.dumps(book)
+    text = re.sub(r'"image/png": "[^"]*"', "", json.dumps(book))  # pixels in base64 may spell anything
     assert "widget-view" not in text and "widget-state" not in text and "/home/" not in text and "/root/" not in text
     assert not re.search(r"0x[0-9a-f]{6,}", text)
     assert [cell["id"] for cell in book["cells"]] == [f"cell-{i:02d}" for i in range(len(book["cells"]))]
