@@ -20,7 +20,7 @@ help:                 ## this list
 	@touch $@
 
 lab: .venv/lab        ## the environment, then the course in JupyterLab
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 test: .venv/test      ## the environment, then every test that is not slow, and every notebook
 	$(BIN)/python -m pytest -m "not slow" --doctest-modules $(NBVAL) infalign_edu tests notebooks

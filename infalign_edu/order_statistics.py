@@ -196,7 +196,7 @@ def rank_probabilities_from_pdf(procedure: object) -> Array:
     n = count("max_n", procedure.max_n)  # type: ignore[attr-defined]
     t = 0.5 - 0.5 * np.cos(np.pi * (np.arange(4 * n) + 0.5) / (4 * n))
     basis = np.stack([beta_pdf(t, n - k + 1, k) for k in range(1, n + 1)], axis=1)
-    density: Array = np.array(procedure.pdf(t), dtype=float)  # type: ignore[attr-defined]
+    density: Array = np.array(procedure.pdf(t), dtype=np.float64)  # type: ignore[attr-defined]
     probabilities: Array = scipy.linalg.lstsq(basis, density)[0]
     worst = float(np.abs(basis @ probabilities - density).max())
     if worst > 1e-6 or abs(probabilities.sum() - 1) > 1e-6 or probabilities.min() < -1e-6:

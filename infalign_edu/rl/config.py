@@ -155,7 +155,7 @@ _CHOICES: dict[str, tuple[Any, Any, Any]] = {
     "samples_per_prompt": (16, 4, 16),
     "learning_rate": (1.5e-3, 1e-5, 1e-5),
     "max_new_tokens": (None, 24, 64),
-    "preference_pairs": (2000, 300, 1600),
+    "preference_pairs": (2000, 240, 1600),
 }
 
 

@@ -142,6 +142,13 @@ class CTRLScore:
         return Scores(rewards, calibrated, np.asarray(self.transform(calibrated), dtype=float))
 
 
+def trainable(reference: Policy) -> Policy:
+    """A copy of the reference whose weights may move: every run starts where KL(pi || pi_ref) is 0."""
+    policy = reference.copy()
+    policy.model.requires_grad_(True)
+    return policy
+
+
 def train(
     config: CTRLConfig,
     aim: Objective,
@@ -154,11 +161,9 @@ def train(
 
     Raises: Interrupted after the first Ctrl-C, once the step is finished and saved.
     """
-    policy = reference.copy()
-    policy.model.requires_grad_(True)
     steps = config.steps or 1
     trainer = Trainer(
-        policy,
+        trainable(reference),
         reference,
         data.training,
         CTRLScore(data, calibrator, aim.transform),
