@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from infalign_edu import atomic
+from infalign_edu.order_statistics import count
 
 Array = NDArray[np.float64]
 
@@ -136,17 +137,17 @@ def unbiased_power(below: ArrayLike, K: int, m: int) -> Array:
     the binomial k. Without ties P(r(z) < r(y)) is u, so any polynomial transform of degree <= K trains free of
     calibration bias.
 
-    Shape: below [...] -> [...]. Raises: ValueError when m > K.
+    Source: Hoeffding's U-statistics.
+
+    Shape: below [...], integers in [0, K] -> [...]. Raises: ValueError when m > K or below lies outside [0, K].
 
     >>> unbiased_power([0, 1, 2, 4], K=4, m=2) * 6
     array([0., 0., 1., 6.])
     """
-    if not 0 <= m <= K:
-        raise ValueError(f"m must lie between 0 and K = {K}, got {m}")
-    k = np.asarray(below, dtype=float)
-    if k.size and (k.min() < 0 or k.max() > K):
-        raise ValueError(f"below must lie between 0 and K = {K}, got {k.min():g} to {k.max():g}")
-    estimate = np.ones_like(k)
-    for j in range(m):
-        estimate = estimate * np.maximum(k - j, 0) / (K - j)
-    return estimate
+    m, K, k = count("m", m, least=0), count("K", K), np.asarray(below, dtype=float)
+    if m > K:
+        raise ValueError(f"m must be at most K = {K}, got {m}")
+    if k.size and not ((k >= 0) & (k <= K) & (k == np.round(k))).all():
+        raise ValueError(f"below must hold integers in [0, {K}], got values from {k.min():g} to {k.max():g}")
+    i = np.arange(m)
+    return np.asarray(np.prod(np.clip(k[..., None] - i, 0, None) / (K - i), axis=-1))

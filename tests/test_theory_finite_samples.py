@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import comb
 
+from infalign_edu.calibration import unbiased_power
 from infalign_edu.theory.continuous import beta_for_kl, tilt
 from infalign_edu.theory.finite_samples import (
     bernstein,
@@ -17,7 +18,6 @@ from infalign_edu.theory.finite_samples import (
     dkw_band,
     mismatch,
     unbiased_polynomial,
-    unbiased_power,
 )
 from infalign_edu.transforms import Exponential, Identity, Log
 
@@ -53,11 +53,11 @@ def test_powers_are_unbiased_whatever_u(K: int, m: int, u: float) -> None:
     k = np.arange(K + 1)
     if m > K:
         with pytest.raises(ValueError, match="m must be at most K"):
-            unbiased_power(k, m, K)
+            unbiased_power(k, K, m)
         return
     chance = comb(K, k) * u**k * (1 - u) ** (K - k)
-    assert chance @ unbiased_power(k, m, K) == pytest.approx(u**m, abs=1e-12)
-    assert unbiased_power(k, m, K) == pytest.approx(comb(k, m) / comb(K, m), abs=1e-14)
+    assert chance @ unbiased_power(k, K, m) == pytest.approx(u**m, abs=1e-12)
+    assert unbiased_power(k, K, m) == pytest.approx(comb(k, m) / comb(K, m), abs=1e-14)
 
 
 def test_polynomials_and_ties() -> None:
@@ -67,7 +67,7 @@ def test_polynomials_and_ties() -> None:
     assert chance @ unbiased_polynomial(coefficients, k, K) == pytest.approx(np.polyval(coefficients[::-1], u))
     # two levels, half the mass each: for the upper one P(z < y) = 1/2 is estimated, while C = 3/4
     below = [sum(draw) for draw in itertools.product([0, 1], repeat=4)]
-    assert np.mean(unbiased_power(below, 2, 4)) == pytest.approx(0.5**2)
+    assert np.mean(unbiased_power(below, 4, 2)) == pytest.approx(0.5**2)
 
 
 def test_dkw_band_covers_and_is_not_lavish() -> None:

@@ -20,7 +20,6 @@ _HOME = {
     "naive_fixed_point": "lesson",
     "bernstein": "finite_samples",
     "calibration_cost": "finite_samples",
-    "unbiased_power": "finite_samples",
     "unbiased_polynomial": "finite_samples",
     "dkw_band": "finite_samples",
     "best_of_n_kl_bound": "finite_samples",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from infalign_edu.calibration import unbiased_power
 from infalign_edu.order_statistics import Array, count, unit
 from infalign_edu.procedures import Procedure, procedure
 from infalign_edu.theory.continuous import beta_for_kl, tilt
@@ -67,26 +68,6 @@ def calibration_cost(transform: Transform, shown: str | Procedure, K: int, kl: f
     return exact - trained
 
 
-def unbiased_power(k: ArrayLike, m: int, K: int) -> Array:
-    """Unbiased estimate of P(z < y)^m from the number k of reference draws below y, of K.
-
-    C(k, m) / C(K, m): the share of m-subsets of the draws that lie wholly below y. Source: Hoeffding's U-statistics.
-    Without ties P(z < y) is the calibrated reward u; with ties it is smaller, so this is not C^m.
-
-    Shape: k any, integers in [0, K] -> same. Raises: ValueError for m > K or k outside [0, K].
-
-    >>> unbiased_power([0, 2, 4], m=2, K=4).round(4)
-    array([0.    , 0.1667, 1.    ])
-    """
-    m, K, below = count("m", m, least=0), count("K", K), np.asarray(k)
-    if m > K:
-        raise ValueError(f"m must be at most K = {K}, got {m}")
-    if below.size and not ((below >= 0) & (below <= K) & (below == np.round(below))).all():
-        raise ValueError(f"k must hold integers in [0, {K}], got values from {below.min()} to {below.max()}")
-    i = np.arange(m)
-    return np.asarray(np.prod(np.clip(below[..., None] - i, 0, None) / (K - i), axis=-1))
-
-
 def unbiased_polynomial(coefficients: ArrayLike, k: ArrayLike, K: int) -> Array:
     """Unbiased estimate of sum_m coefficients[m] u^m from k of K reference draws below y (no ties).
 
@@ -96,7 +77,7 @@ def unbiased_polynomial(coefficients: ArrayLike, k: ArrayLike, K: int) -> Array:
     array([4.])
     """
     weights = np.asarray(coefficients, dtype=float)
-    return np.asarray(sum(c * unbiased_power(k, m, K) for m, c in enumerate(weights)))
+    return np.asarray(sum(c * unbiased_power(k, K, m) for m, c in enumerate(weights)))
 
 
 def dkw_band(K: int, delta: float = 0.05) -> float:
