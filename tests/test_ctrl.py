@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from own_procedure import Careless
 
 import infalign_edu as ia
 from infalign_edu import cli, theory
@@ -234,24 +235,6 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path):
 
 
 def test_own_procedure_transform_and_reward(tmp_path):
-    class Careless:
-        max_n = 2
-
-        def cdf(self, t):
-            return 0.5 * np.asarray(t) + 0.5 * np.asarray(t) ** 2
-
-        def pdf(self, t):
-            return 0.5 + np.asarray(t)
-
-        def draws(self, rng):
-            return 2
-
-        def select(self, rewards, rng):
-            return np.asarray(rewards).argmax(-1)
-
-        def __str__(self):
-            return "careless"
-
     def square(u):
         return np.asarray(u) ** 2
 

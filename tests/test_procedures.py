@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_procedure import Careless
 
 import infalign_edu as ia
 from infalign_edu.order_statistics import rank_probabilities_from_pdf, rank_weights, subset_rank_weights
@@ -21,25 +22,6 @@ fixed = st.one_of(
 mixtures = st.tuples(st.floats(0.01, 0.99), fixed, fixed).map(lambda x: ia.Mixture([x[0], 1 - x[0]], [x[1], x[2]]))
 poisson = st.floats(0, 20).map(ia.BestOfPoisson)
 procedures = st.one_of(fixed, poisson, mixtures)
-
-
-class Careless:
-    """Two draws, the better one half of the time: an own procedure with the five names only."""
-
-    max_n = 2
-
-    def cdf(self, t):
-        return 0.5 * np.asarray(t) + 0.5 * np.asarray(t) ** 2
-
-    def pdf(self, t):
-        return 0.5 + np.asarray(t)
-
-    def draws(self, rng):
-        return 2
-
-    def select(self, rewards, rng):
-        best = np.asarray(rewards).argmax(-1)
-        return np.where(rng.random(best.shape) < 0.5, best, 0)
 
 
 @given(procedures)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_procedure import Careless
 
 from infalign_edu.procedures import procedure
 from infalign_edu.theory import continuous, layers, optimal, power, shooting, stationary, tilted
@@ -149,21 +150,6 @@ def test_uniqueness_bound_is_the_one_of_worst_of_n() -> None:
 
 
 def test_own_procedures_work() -> None:
-    class Careless:
-        max_n = 2
-
-        def cdf(self, t):
-            return 0.5 * np.asarray(t) + 0.5 * np.asarray(t) ** 2
-
-        def pdf(self, t):
-            return 0.5 + np.asarray(t)
-
-        def draws(self, rng):
-            return 2
-
-        def select(self, rewards, rng):
-            raise NotImplementedError
-
     mixed = optimum("0.5*standard+0.5*best-of-2", 0.2)
     assert optimum(Careless(), 0.2).win_rate == pytest.approx(mixed.win_rate, abs=1e-10)
 
