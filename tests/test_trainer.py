@@ -100,6 +100,26 @@ def test_micro_batches_do_not_change_the_update():
     assert small.parameters["table"].detach().numpy() == pytest.approx(big.parameters["table"].detach().numpy(), abs=1e-5)
 
 
+def test_small_updates_are_not_rounded_away_in_bfloat16():
+    """A step of 1e-5 is far below bfloat16's spacing near 1; the float32 copies add the steps up."""
+    trainer, *_ = make(steps=40, learning_rate=1e-4)
+    short, *_ = make(steps=40, learning_rate=1e-4)
+    short.policy.model.bfloat16()
+    short = Trainer(
+        short.policy, short.reference, ["x"], short.score, beta=0.4, steps=40, samples_per_prompt=128, learning_rate=1e-4
+    )
+    start = short.parameters["table"].detach().clone()
+    for _ in range(40):
+        trainer.advance(), short.advance()
+    moved = (short.parameters["table"].detach() - start).abs().mean()
+    assert short.parameters["table"].dtype == torch.float32 and short.policy.model.table.dtype == torch.bfloat16
+    assert 5e-4 < float(moved) < 5e-3
+    assert torch.equal(short.policy.model.table, short.parameters["table"].bfloat16())
+    again = Trainer(short.policy.copy(), short.reference, ["x"], short.score, beta=0.4, steps=40)
+    again.restore(short.tensors(), short.step)
+    assert torch.equal(again.policy.model.table, short.policy.model.table)
+
+
 def test_every_epoch_visits_every_prompt_once():
     trainer, *_ = make(steps=10)
     trainer.prompts, trainer.prompts_per_step = [str(i) for i in range(10)], 4

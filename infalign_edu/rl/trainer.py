@@ -46,6 +46,11 @@ def stream(seed: int, *key: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def _master(weight: torch.nn.Parameter) -> torch.nn.Parameter:
+    """A float32 copy of a weight in a shorter format, in which small updates would be rounded away; else the weight."""
+    return weight if weight.dtype == torch.float32 else torch.nn.Parameter(weight.detach().float())
+
+
 class Trainer:
     """Moves `policy` towards pi_ref exp(Phi / beta) by RLOO on sampled responses.
 
@@ -83,7 +88,8 @@ class Trainer:
         self.warmup, self.sweep = warmup, sweep
         self.micro_batch = micro_batch
         self.step = 0
-        self.parameters = dict(policy.model.named_parameters())
+        self.weights = dict(policy.model.named_parameters())
+        self.parameters = {name: _master(p) for name, p in self.weights.items()}
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=learning_rate)
 
     def batch(self, step: int) -> NDArray[np.intp]:
@@ -104,12 +110,15 @@ class Trainer:
         transformed = torch.as_tensor(scores.transformed, dtype=torch.float32, device=rollouts.tokens.device)
         if not torch.isfinite(transformed).all():
             raise ValueError("transformed rewards must be finite: clip the calibrated reward or change the transform")
-        self.optimizer.zero_grad(set_to_none=True)
         kl, loss = self._backward(rollouts, transformed)
+        for name, weight in self.weights.items():
+            if weight is not self.parameters[name]:
+                self.parameters[name].grad = None if weight.grad is None else weight.grad.float()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * self.schedule(self.step)
         self.optimizer.step()
+        self._publish()
         self.step += 1
         return {
             "step": self.step,
@@ -123,6 +132,15 @@ class Trainer:
             "tokens": float(rollouts.mask.sum() / len(rollouts.mask)),
             "seconds": time.perf_counter() - began,
         }
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        """Brings the updated parameters into the model and clears all gradients."""
+        for name, weight in self.weights.items():
+            if weight is not self.parameters[name]:
+                weight.copy_(self.parameters[name])
+                weight.grad = None
+        self.optimizer.zero_grad(set_to_none=True)
 
     def schedule(self, step: int) -> float:
         """Share of the learning rate: linear warm-up, then linear decay, so that it ends with little noise."""
@@ -189,4 +207,5 @@ class Trainer:
                 p.copy_(saved)
             moments = {key: tensors.get(f"adam.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             self.optimizer.state[p] = {key: value.clone() for key, value in moments.items() if value is not None}
+        self._publish()
         self.step = step
