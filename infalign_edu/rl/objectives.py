@@ -76,4 +76,4 @@ def exact_kl(log_policy: torch.Tensor, log_reference: torch.Tensor, mask: torch.
     """
     policy = log_policy.exp()
     terms = torch.where(policy > 0, policy * (log_policy - log_reference), 0.0)
-    return terms.sum(-1).masked_fill(~mask, 0.0).sum(-1)
+    return terms.sum(-1).clamp(min=0.0).masked_fill(~mask, 0.0).sum(-1)  # rounding can end below 0
