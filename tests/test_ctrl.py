@@ -272,6 +272,13 @@ def test_a_learned_reward_is_fitted_on_other_prompts_and_reported(tmp_path, monk
     assert 0.5 < report["reward_report"]["accuracy"] <= 1
 
 
+def test_a_policy_that_did_not_move_has_no_share_of_anything(tmp_path):
+    report = ctrl.align(ia.CTRLConfig(out=str(tmp_path / "r"), learning_rate=1e-30, **SMALL | {"steps": 1})).report
+    assert report["kl"] < 1e-9 and report["lift_share"] is None and report["transform_gain_share"] is None
+    assert report["win_rates"]["best-of-4"]["mean"] == pytest.approx(0.5, abs=0.2)
+    assert "lift share" in (tmp_path / "r" / "report.html").read_text()
+
+
 def test_a_reward_that_breaks_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="finite, got nan"):
         ctrl.align(ia.CTRLConfig(out=str(tmp_path / "r"), reward=lambda p, r: [math.nan] * len(r), **SMALL))

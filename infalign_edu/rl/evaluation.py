@@ -70,6 +70,15 @@ def sequence_kl(policy: Any, reference: Any, rollouts: Any, rows: int = 256) -> 
     return np.concatenate(parts)
 
 
+def share_of(measured: float, expected: float) -> float:
+    """measured / expected, and nan where theory expects nothing that could be shared.
+
+    >>> share_of(0.05, 0.1), share_of(0.05, 0.0)
+    (0.5, nan)
+    """
+    return measured / expected if abs(expected) > 1e-6 else float("nan")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One trained policy on held-out prompts, and every snapshot of it that was looked at."""
@@ -82,7 +91,7 @@ class Outcome:
 
     def lift_share(self, shown: str) -> float:
         """(W - 1/2) / (W_theory - 1/2), W_theory being the tilted policy of the same transform at the measured KL."""
-        return (self.win_rates[shown].mean - 0.5) / (self.theory[shown] - 0.5)
+        return share_of(self.win_rates[shown].mean - 0.5, self.theory[shown] - 0.5)
 
 
 @dataclass(frozen=True)
@@ -99,11 +108,11 @@ class Comparison:
     @property
     def gain_share(self) -> float:
         """Measured over theoretical gain of the transform, at matched KL."""
-        return self.difference.mean / self.theory
+        return share_of(self.difference.mean, self.theory)
 
     def gain_share_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Interval of the gain share over prompts: one seed's noise of training is not in it."""
-        low, high = sorted(end / self.theory for end in self.difference.interval(level))
+        low, high = sorted(share_of(end, self.theory) for end in self.difference.interval(level))
         return low, high
 
 

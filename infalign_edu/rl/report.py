@@ -167,11 +167,12 @@ def comparison_lines(content: dict[str, Any]) -> list[str]:
     """One sentence for each pair of transforms."""
     lines = []
     for c in content["comparisons"]:
-        d, (low, high) = c["difference"], c["transform_gain_share_interval"]
+        low, high = c["transform_gain_share_interval"]
+        share = "-" if low is None else f"{c['transform_gain_share']:.2f} [{low:.2f}, {high:.2f}]"
         lines.append(
-            f"{c['transform']} over {c['baseline']} at KL {c['kl']:.3f}: {100 * d['mean']:+.1f} points "
-            f"(theory {100 * c['theory_difference']:+.1f}); share of the theoretical gain "
-            + (f"{c['transform_gain_share']:.2f} [{low:.2f}, {high:.2f}], 95 % over prompts, one seed" if low else "-")
+            f"{c['transform']} over {c['baseline']} at KL {c['kl']:.3f}: {100 * c['difference']['mean']:+.1f} points "
+            f"(theory {100 * c['theory_difference']:+.1f}); share of the theoretical gain {share}, 95 % over prompts, "
+            "one seed"
         )
     return lines
 
