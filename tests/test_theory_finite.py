@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 import infalign_edu as ia
-from infalign_edu.theory import finite, levels
+from infalign_edu.theory import finite
 from infalign_edu.theory.finite import FiniteProblem
-from infalign_edu.theory.levels import Levels
+from infalign_edu.theory.solver import levels
+from infalign_edu.theory.solver.levels import Levels
 
 NAMES = [
     "standard",

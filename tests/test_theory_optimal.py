@@ -11,12 +11,13 @@ import pytest
 from own_procedure import Careless
 
 from infalign_edu.procedures import procedure
-from infalign_edu.theory import continuous, layers, optimal, power, shooting, stationary, tilted
+from infalign_edu.theory import continuous, optimal, tilted
 from infalign_edu.theory.continuous import beta_for_kl, frontier, tilt
 from infalign_edu.theory.lesson import naive_fixed_point
 from infalign_edu.theory.optimal import optimal_beta_for_kl, optimal_frontier, optimum, unique
-from infalign_edu.theory.panels import Panels
-from infalign_edu.theory.power import power_curve
+from infalign_edu.theory.solver import layers, power, shooting, stationary
+from infalign_edu.theory.solver.panels import Panels
+from infalign_edu.theory.solver.power import power_curve
 from infalign_edu.transforms import Exponential, Identity, Log
 
 second_solver = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "theory_grid.py"))["second_solver"]
@@ -263,7 +264,7 @@ def test_a_mutant_of_the_procedure_is_another_problem(monkeypatch) -> None:
      ("(values(self.transform, u) - self.top)", "(self.top - values(self.transform, u))")],
 )  # fmt: skip
 def test_mutants_of_the_tilt_die(old: str, new: str) -> None:
-    changed = mutant(tilted, "theory.layers import Level, ", "theory.layers import ")
+    changed = mutant(tilted, "theory.solver.layers import Level, ", "theory.solver.layers import ")
     vars(changed)["Level"] = mutant(layers, old, new).Level
     assert continuous.Tilted is tilted.Tilted
     assert abs(vars(changed)["Tilted"](Identity(), 0.5).win_rate("standard") - 0.656518) > 1e-3

@@ -18,8 +18,8 @@ from scipy import optimize
 
 from infalign_edu.order_statistics import Array
 from infalign_edu.procedures import Procedure, procedure
-from infalign_edu.theory.layers import Transform, knots_of, positive, values
-from infalign_edu.theory.panels import Panels, resolve, roughness
+from infalign_edu.theory.solver.layers import Transform, knots_of, positive, values
+from infalign_edu.theory.solver.panels import Panels, resolve, roughness
 from infalign_edu.theory.tilted import Tilted
 
 _EPS = float(np.finfo(float).eps)

@@ -2,7 +2,7 @@
 
 A rank procedure sees a policy only through its CDF F_k over the reward levels k = 1..L, and shows level k with
 probability G(F_k) - G(F_{k-1}). So every optimum keeps the reference's proportions within a level, and the solver
-(`theory.levels`) works on levels.
+(`theory.solver.levels`) works on levels.
 
 Left out on purpose: procedures that look inside a response (`theory.sequences`), and local search from the reference.
 For worst-of-N the reference can be next to a stationary policy whose residual is zero and whose win rate is 1/2: a
@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 
 from infalign_edu.order_statistics import Array, real
 from infalign_edu.procedures import Procedure, procedure
-from infalign_edu.theory.levels import Levels, cumulative, level_masses
+from infalign_edu.theory.solver.levels import Levels, cumulative, level_masses
 
 Rule = Procedure | str  # a procedure, or its name
 TOLERANCE = 1e-8  # nats: no policy with a larger residual is returned
@@ -164,7 +164,7 @@ class FiniteProblem:
     def infalign(self, p: Rule, beta: float, reference_procedure: Rule | None = None) -> Solution:
         """The optimum of W - beta KL(pi || pi_ref). Paper: the InfAlign objective.
 
-        Derived: pi* is proportional to pi_ref exp(R(pi*) / beta); `theory.levels` finds the stationary policies by one
+        Derived: pi* is proportional to pi_ref exp(R(pi*) / beta); `solver.levels` finds the stationary policies by one
         scan and certifies each, the best objective is returned. "global" is proved for every beta when g does not
         decrease (best-of-N, top-m of n, best-of-Poisson), otherwise for large beta (`Levels.concave_from`).
 

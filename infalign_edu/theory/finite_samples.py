@@ -16,8 +16,8 @@ from infalign_edu.calibration import unbiased_power
 from infalign_edu.order_statistics import Array, count, unit
 from infalign_edu.procedures import Procedure, procedure
 from infalign_edu.theory.continuous import beta_for_kl, tilt
-from infalign_edu.theory.layers import Transform, positive, values
 from infalign_edu.theory.optimal import optimal_beta_for_kl, optimum
+from infalign_edu.theory.solver.layers import Transform, positive, values
 
 
 def bernstein(transform: Transform, K: int) -> Callable[[ArrayLike], Array]:

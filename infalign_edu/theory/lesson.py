@@ -11,8 +11,8 @@ import numpy as np
 from infalign_edu.order_statistics import Array, count
 from infalign_edu.procedures import Procedure, procedure
 from infalign_edu.theory.continuous import Frontier
-from infalign_edu.theory.layers import positive
-from infalign_edu.theory.panels import Panels
+from infalign_edu.theory.solver.layers import positive
+from infalign_edu.theory.solver.panels import Panels
 
 
 class History(Frontier):

@@ -4,10 +4,10 @@ Paper: for any procedure the InfAlign optimum solves ordinary KL-regularised RL 
 (arXiv 2412.19792). Derived: on calibrated rewards that transform solves Phi'(u) = g_pol(F(u)) g_ref(u) with F the CDF
 of its own tilted policy, so beta (log F')' = g_pol(F) g_ref(u), F(0) = 0, F(1) = 1.
 
-A policy shown as it is sampled needs no solver, as Phi = G_ref; everything else is shot and polished (`shooting`,
-`stationary`), and best against best or worst against worst must also lie on the one curve of `power`. What is returned
-is the tilted policy of the transform found, integrated anew by `tilted`; the certificate is how well that policy asks
-for the same transform again. The textbook fixed point is kept as a lesson only (`lesson`).
+A policy shown as it is sampled needs no solver, as Phi = G_ref; everything else is shot and polished (`solver`), and
+best against best or worst against worst must also lie on the one curve of `solver.power`. What is returned is the
+tilted policy of the transform found, integrated anew by `tilted`; the certificate is how well that policy asks for the
+same transform again. The textbook fixed point is kept as a lesson only (`lesson`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from numpy.typing import ArrayLike
 from infalign_edu.order_statistics import Array, unit
 from infalign_edu.procedures import BestOfPoisson, Mixture, Procedure, procedure
 from infalign_edu.theory.continuous import Frontier, solve_for_kl
-from infalign_edu.theory.layers import Transform, positive
-from infalign_edu.theory.panels import COEFFICIENTS, NODES, WEIGHTS, Panels
-from infalign_edu.theory.power import power_curve
-from infalign_edu.theory.shooting import Pair
-from infalign_edu.theory.stationary import stationary_policies
+from infalign_edu.theory.solver.layers import Transform, positive
+from infalign_edu.theory.solver.panels import COEFFICIENTS, NODES, WEIGHTS, Panels
+from infalign_edu.theory.solver.power import power_curve
+from infalign_edu.theory.solver.shooting import Pair
+from infalign_edu.theory.solver.stationary import stationary_policies
 from infalign_edu.theory.tilted import Tilted
 
 TOLERANCE = 1e-8  # nats: no policy with a larger residual is returned

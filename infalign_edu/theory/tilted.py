@@ -1,6 +1,6 @@
 """One tilted policy on [0, 1]: f = exp(Phi / beta) / Z, with its KL, CDF and win rates by quadrature.
 
-The mass of f may sit in a layer far thinner than the spacing of floats near 1 (see `layers`), in a power law at 0
+The mass of f may sit in a layer far thinner than the spacing of floats near 1 (`solver.layers`), in a power law at 0
 (log u) or on one side of a step; panels follow it wherever it is. Made by `continuous.tilt`.
 """
 
@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 
 from infalign_edu.order_statistics import Array, unit
 from infalign_edu.procedures import Procedure, procedure
-from infalign_edu.theory.layers import Level, Transform, knots_of, positive
-from infalign_edu.theory.panels import NODES, WEIGHTS, Panels, resolve, roughness
+from infalign_edu.theory.solver.layers import Level, Transform, knots_of, positive
+from infalign_edu.theory.solver.panels import NODES, WEIGHTS, Panels, resolve, roughness
 
 _EPS = float(np.finfo(float).eps)
 _TAIL = 700.0  # nats below the maximum where a density counts as zero

@@ -13,8 +13,8 @@ from numpy.polynomial import legendre
 from scipy import linalg
 
 from infalign_edu.order_statistics import Array
-from infalign_edu.theory.panels import COEFFICIENTS, INTEGRAL, NODES, WEIGHTS, Panels, roughness
-from infalign_edu.theory.shooting import _FROZEN, _GRID, Pair, all_starts
+from infalign_edu.theory.solver.panels import COEFFICIENTS, INTEGRAL, NODES, WEIGHTS, Panels, roughness
+from infalign_edu.theory.solver.shooting import _FROZEN, _GRID, Pair, all_starts
 
 _TOLERANCE = 1e-11
 
