@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -151,6 +152,31 @@ def test_a_script_shaped_response_is_shown_as_text(run, tmp_path, monkeypatch):
     own = ia.CTRLConfig(out=str(tmp_path / "r"), **SMALL | {"steps": 1}, reward=lambda p, r: np.arange(len(r)) % 7)
     text = (ctrl.align(own).folder / "report.html").read_text()
     assert "<script" not in text and "&lt;script&gt;alert(1)" in text
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium on this machine: see README.md")
+def test_the_report_in_a_real_browser(run, tmp_path):
+    """Both figures are drawn, nothing is fetched, and a script in a response would be neither run nor allowed."""
+    from playwright.sync_api import sync_playwright
+
+    page_file = tmp_path / "report.html"
+    hostile = "<script>document.title = 'hacked'</script><h1>"
+    page_file.write_text((run.folder / "report.html").read_text().replace("<h1>", hostile, 1))
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        page = browser.new_page()
+        asked, said = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(page_file.as_uri())
+        widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
+        title, rows = page.title(), page.locator("table tr").count()
+        browser.close()
+    assert len(widths) == 2 and min(widths) > 300 and rows > 20
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert title == "exp:10 for best-of-4" and any("Content Security Policy" in text for text in said)
 
 
 def stop_after(monkeypatch, step):

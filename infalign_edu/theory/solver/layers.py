@@ -34,6 +34,11 @@ def positive(name: str, value: object) -> float:
 
 
 def values(transform: Transform, u: Array) -> Array:
+    """Phi at u, checked: below infinity and no nan. Shape: u any -> same.
+
+    >>> values(lambda u: u**2, np.array([0.5]))
+    array([0.25])
+    """
     with np.errstate(divide="ignore", over="ignore"):
         phi = np.broadcast_to(np.asarray(transform(u), dtype=float), u.shape)
     if np.isnan(phi).any() or (phi == np.inf).any():
