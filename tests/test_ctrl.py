@@ -73,7 +73,7 @@ def test_beta_comes_from_the_target_kl(run):
 
 def test_comparison_is_at_matched_kl_inside_both_paths(run):
     (c,) = run.report["comparisons"]
-    assert c["kl"] <= max(found["kl"] for found in run.report["runs"].values()) + 1e-12
+    assert c["kl"] == pytest.approx(np.mean([found["kl"] for found in run.report["runs"].values()]))
     for found in run.report["runs"].values():
         seen = [point["kl"] for point in found["path"]]
         assert min(seen) <= c["kl"] <= max(seen) + 1e-12
@@ -92,37 +92,42 @@ def test_calibration_training_and_evaluation_share_no_prompt(run):
     assert ia.EmpiricalCalibrator.load(run.folder / "calibration.npz").reference_rewards.shape == (20, 12)
 
 
-def test_matched_kl_is_the_largest_that_all_runs_reach():
-    """Two runs whose final KLs differ: the lower one's sweep gives the second end of its bracket."""
+def test_both_runs_are_led_to_the_same_kl_and_compared_there():
+    """Policies explored after the run are evaluated until the path has the KL between two of them, and no longer."""
+    table = {"a": {20: 0.5, 21: 0.55, 22: 0.7, 23: 0.9}, "b": {20: 0.7, 21: 0.66, 22: 0.65, 23: 0.64}}
 
-    def outcome(name, kls):
-        path = [(step, kl, ia.PromptMean(np.full(3, 0.5 + kl / 4))) for step, kl in kls.items()]
-        rows = [{"step": step, "kl": kl} for step, kl in kls.items()]
-        run = SimpleNamespace(name=name, final=20, snapshots=(10, 20, 22), files=SimpleNamespace(metrics=lambda: rows))
-        final = SimpleNamespace(kl=ia.PromptMean(np.full(3, kls[20])))
-        return SimpleNamespace(trained=run, samples=final, path=[(0, 0.0, ia.PromptMean(np.full(3, 0.5))), path[1]], all=path)
+    def rate(kl):
+        return ia.PromptMean(np.full(3, 0.5 + kl / 4))
 
-    def sample(run, step):
-        (found,) = [o for o in (low, high) if o.trained is run]
-        kl, rate = next((kl, rate) for s, kl, rate in found.all if s == step)
-        return SimpleNamespace(kl=ia.PromptMean(np.full(3, kl)), win_rate=lambda *_: rate)
+    def explore(run, final_kl, kl):
+        assert final_kl == pytest.approx(table[run.name][20])
+        yield from ((step, found) for step, found in table[run.name].items() if step > 20)
 
-    low, high = outcome("a", {10: 0.3, 20: 0.5, 22: 0.7}), outcome("b", {10: 0.4, 20: 0.6, 22: 0.9})
-    assert evaluation.match([low, high], sample, None, None) == pytest.approx(0.6)
-    assert [step for step, *_ in low.path] == [0, 20, 22] and [step for step, *_ in high.path] == [0, 20]
-    low, high = outcome("a", {10: 0.3, 20: 0.5, 22: 0.55}), outcome("b", {10: 0.4, 20: 0.6, 22: 0.9})
-    assert evaluation.match([low, high], sample, None, None) == pytest.approx(0.55)  # the sweep falls short
-    assert [step for step, *_ in high.path] == [0, 20, 10]
-    assert evaluation.at_matched_kl(0.55, high.path).steps == (10, 20)
+    def sample(policy):
+        return SimpleNamespace(kl=ia.PromptMean(np.full(3, policy)), win_rate=lambda *_: rate(policy))
+
+    for name, seen, reached in (("a", [20, 21, 22], True), ("b", [20, 21, 22, 23], False)):
+        final = table[name][20]
+        found = SimpleNamespace(
+            trained=SimpleNamespace(name=name), samples=sample(final), path=[(20, final, rate(final))]
+        )
+        evaluation.reach(found, 0.6, explore, sample, None, None)
+        assert [step for step, *_ in found.path] == seen
+        if reached:
+            matched = evaluation.at_matched_kl(0.6, found.path)
+            assert matched.steps == (21, 22) and matched.win_rate.mean == pytest.approx(0.65)
+        else:
+            with pytest.raises(ValueError, match="KL 0.600 lies outside the path"):
+                evaluation.at_matched_kl(0.6, found.path)
 
 
 def test_metrics_are_one_json_line_a_step(run):
     for part in ("identity", "exp_10"):
         rows = [json.loads(line) for line in (run.folder / part / "metrics.jsonl").read_text().splitlines()]
-        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]  # the last one is the sweep
+        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
         assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)  # the policy starts as the reference
         assert all(math.isfinite(value) for row in rows for value in row.values())
-        assert len(list((run.folder / part / "snapshots").iterdir())) == 4
+        assert len(list((run.folder / part / "snapshots").iterdir())) == 3
 
 
 class Page(HTMLParser):
@@ -196,7 +201,7 @@ def test_ctrl_c_and_resume_give_the_uninterrupted_report(run, tmp_path, monkeypa
     config = ia.CTRLConfig(out=str(tmp_path / "stopped"), **SMALL)
     with monkeypatch.context() as patch:
         stop_after(patch, step)
-        with pytest.raises(Interrupted, match=f"stopped after step {step} of 7; go on with --resume"):
+        with pytest.raises(Interrupted, match=f"stopped after step {step} of 6; go on with --resume"):
             ctrl.align(config)
     resumed = ctrl.align(replace(config, resume=True))
     assert without_time(resumed.report) == without_time(run.report)
@@ -359,7 +364,7 @@ def test_ctrl_c_on_the_command_line_is_exit_code_130(tmp_path, monkeypatch, caps
     stop_after(monkeypatch, 2)
     options = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
     assert cli.main(["align", f"--out={tmp_path / 'r'}", *options]) == 130
-    assert "stopped after step 2 of 7; go on with --resume" in capsys.readouterr().err
+    assert "stopped after step 2 of 6; go on with --resume" in capsys.readouterr().err
 
 
 def test_every_option_has_a_line_of_help(capsys):

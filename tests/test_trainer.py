@@ -136,12 +136,6 @@ def test_learning_rate_warms_up_and_decays():
     assert (np.diff(rates[5:]) <= 0).all()
 
 
-def test_beta_is_constant_until_the_sweep_loosens_it_by_a_quarter():
-    trainer, *_ = make(steps=100, beta=0.4, sweep=10)
-    assert {trainer.leash(step) for step in range(100)} == {0.4}
-    assert trainer.leash(109) == pytest.approx(0.4 / 1.25) and (np.diff([trainer.leash(s) for s in range(99, 110)]) < 0).all()
-
-
 def test_streams_of_randomness_do_not_meet():
     seeds = {stream(seed, *key) for seed in range(20) for key in [(), (0,), (1,), (0, 0), (0, 1), (1, 0)]}
     assert len(seeds) == 20 * 6 and all(0 <= s < 2**63 for s in seeds)

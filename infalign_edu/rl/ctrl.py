@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,8 @@ def align(config: CTRLConfig) -> Result:
             train(config, objective(config, name), run.part(name), reference, data, calibrator)
             for name in config.transforms
         ]
-        found = evaluation.evaluate(config, trained, reference, data)
+        explore = partial(sweep, config, reference=reference, data=data, calibrator=calibrator)
+        found = evaluation.evaluate(config, trained, reference, data, explore)
         content = report.write(run.path, config, found, data, seconds=time.perf_counter() - began)
         return Result(run.path, content)
 
@@ -149,6 +152,25 @@ def trainable(reference: Policy) -> Policy:
     return policy
 
 
+def build_trainer(
+    config: CTRLConfig, aim: Objective, reference: Policy, data: Data, calibrator: EmpiricalCalibrator
+) -> Trainer:
+    """The loop of one run, at its first step."""
+    return Trainer(
+        trainable(reference),
+        reference,
+        data.training,
+        CTRLScore(data, calibrator, aim.transform),
+        beta=aim.beta,
+        steps=config.steps or 1,
+        prompts_per_step=config.prompts_per_step or 1,
+        samples_per_prompt=config.samples_per_prompt or 2,
+        learning_rate=config.learning_rate or 1e-3,
+        seed=config.seed,
+        micro_batch=config.micro_batch(reference.parameters),
+    )
+
+
 def train(
     config: CTRLConfig,
     aim: Objective,
@@ -161,27 +183,12 @@ def train(
 
     Raises: Interrupted after the first Ctrl-C, once the step is finished and saved.
     """
-    steps = config.steps or 1
-    trainer = Trainer(
-        trainable(reference),
-        reference,
-        data.training,
-        CTRLScore(data, calibrator, aim.transform),
-        beta=aim.beta,
-        steps=steps,
-        prompts_per_step=config.prompts_per_step or 1,
-        samples_per_prompt=config.samples_per_prompt or 2,
-        learning_rate=config.learning_rate or 1e-3,
-        sweep=-(-steps // 10) if len(config.transforms) > 1 else 0,
-        seed=config.seed,
-        micro_batch=config.micro_batch(reference.parameters),
-    )
-    total = steps + trainer.sweep
-    schedule = tuple(sorted({-(-steps * i // config.snapshots) for i in range(1, config.snapshots + 1)} | {total}))
+    trainer, steps = build_trainer(config, aim, reference, data, calibrator), config.steps or 1
+    schedule = tuple(sorted({-(-steps * i // config.snapshots) for i in range(1, config.snapshots + 1)}))
     if (state := files.latest()) is not None:
         trainer.restore(*state)
-    with interruptible() as stop, tqdm(total=total, initial=trainer.step, desc=f"training {aim.name}") as bar:
-        while trainer.step < total:
+    with interruptible() as stop, tqdm(total=steps, initial=trainer.step, desc=f"training {aim.name}") as bar:
+        while trainer.step < steps:
             row = trainer.advance()
             files.append(row)
             bar.set_postfix(KL=f"{row['kl']:.3f}", u=f"{row['calibrated']:.3f}")
@@ -190,6 +197,29 @@ def train(
                 files.snapshot(trainer.tensors(), trainer.step)
             if trainer.step in schedule or stop.is_set():
                 files.save(trainer.tensors(), trainer.step)
-            if stop.is_set() and trainer.step < total:
-                raise Interrupted(f"stopped after step {trainer.step} of {total}; go on with --resume")
-    return Trained(aim.name, aim.transform, aim.beta, files, steps, schedule)
+            if stop.is_set() and trainer.step < steps:
+                raise Interrupted(f"stopped after step {trainer.step} of {steps}; go on with --resume")
+    return Trained(aim.name, aim.transform, aim.beta, files, schedule)
+
+
+def sweep(
+    config: CTRLConfig, run: Trained, reference: Policy, data: Data, calibrator: EmpiricalCalibrator,
+    final_kl: float, kl: float,
+) -> Iterator[tuple[int, Policy]]:
+    """Trained policies on the way from a run's final KL to beyond `kl`: a few steps each at a beta that theory picks.
+
+    Two runs are compared between policies that are both trained to the end, never on snapshots from a run's youth.
+    """
+    aim = Objective(run.name, run.transform, run.beta)
+    trainer = build_trainer(config, aim, reference, data, calibrator)
+    state = run.files.latest()
+    assert state is not None
+    trainer.restore(*state)
+    beyond = max(0.02, 2 * kl - final_kl + np.copysign(0.05, kl - final_kl))
+    there = theory.beta_for_kl(run.transform, beyond)
+    scaled = run.beta * there / theory.beta_for_kl(run.transform, max(final_kl, 1e-6))
+    trainer.beta = max(there, scaled) if kl < final_kl else min(there, scaled)  # a short run is far from its own beta
+    for _ in range(3):
+        for _ in range(max(4, -(-(config.steps or 1) // 12))):
+            trainer.advance()
+        yield trainer.step, trainer.policy

@@ -125,29 +125,35 @@ class Evaluation:
     comparisons: list[Comparison]
 
 
-def evaluate(config: CTRLConfig, trained: list[Trained], reference: Any, data: Any) -> Evaluation:
-    """Evaluates every trained policy on held-out prompts, then compares the transforms at matched KL."""
+def evaluate(
+    config: CTRLConfig, trained: list[Trained], reference: Any, data: Any, explore: Callable[..., Any]
+) -> Evaluation:
+    """Evaluates every trained policy on held-out prompts, then compares the transforms at matched KL.
+
+    `explore(run, final_kl=..., kl=...)` yields (step, policy) pairs on the way from a run's final KL to another.
+    """
     prompts, samples, seed = data.heldout, config.evaluation_samples or 1, config.seed
     shown = str(named_procedure(config.procedure))
     names = list(dict.fromkeys(["standard", "best-of-4", "worst-of-4", shown]))
     base = draw(reference, reference, data.reward, prompts, samples, seed, REFERENCE)
 
-    def sample(run: Trained, step: int) -> Samples:
-        policy = reference.copy()
-        load_snapshot(policy, run.files.snapshot_file(step))
+    def sample(policy: Any) -> Samples:
         return draw(policy, reference, data.reward, prompts, samples, seed)
 
     outcomes = []
     for run in trained:
-        found = sample(run, run.final)
+        policy = reference.copy()
+        load_snapshot(policy, run.files.snapshot_file(run.final))
+        found = sample(policy)
         rates = {name: found.win_rate(base, _procedure(config, name)) for name in names}
         expected = {name: theory_at(run.transform, found.kl.mean, _procedure(config, name)) for name in names}
-        origin = (0, 0.0, PromptMean(np.full(len(prompts), 0.5)))
-        path = [origin, (run.final, found.kl.mean, rates[shown])]
-        outcomes.append(Outcome(run, found, rates, expected, path))
-    own = _procedure(config, shown)
-    kl = match(outcomes, sample, base, own) if len(outcomes) > 1 else 0.0
-    return Evaluation(base, outcomes, [compare(outcome, outcomes[-1], kl, own) for outcome in outcomes[:-1]])
+        outcomes.append(Outcome(run, found, rates, expected, [(run.final, found.kl.mean, rates[shown])]))
+    own, kl = _procedure(config, shown), float(np.mean([outcome.samples.kl.mean for outcome in outcomes]))
+    for outcome in outcomes if len(outcomes) > 1 else []:
+        reach(outcome, kl, explore, sample, base, own)
+    there = [outcome for outcome in outcomes if _reaches(outcome, kl)]
+    pairs = [outcome for outcome in there if outcome is not outcomes[-1]] if outcomes[-1] in there else []
+    return Evaluation(base, outcomes, [compare(outcome, outcomes[-1], kl, own) for outcome in pairs])
 
 
 def _procedure(config: CTRLConfig, name: str) -> Procedure:
@@ -168,37 +174,27 @@ def load_snapshot(policy: Any, path: Any) -> None:
             parameter.copy_(tensors[f"policy.{name}"])
 
 
-def match(
-    outcomes: list[Outcome], sample: Callable[[Trained, int], Samples], base: Samples, shown: Procedure
-) -> float:
-    """The KL to compare at, after evaluating the snapshots that have it between them.
-
-    It is the largest final KL that every run reaches, with its sweep where its final policy falls short.
-    """
-    finals = [outcome.samples.kl.mean for outcome in outcomes]
-    for outcome, final in zip(outcomes, finals, strict=True):
-        if final < max(finals) and outcome.trained.snapshots[-1] > outcome.trained.final:
-            _look(outcome, outcome.trained.snapshots[-1], sample, base, shown)
-    kl = min(max(finals), *(max(reached for _, reached, _ in outcome.path) for outcome in outcomes))
-    for outcome, final in zip(outcomes, finals, strict=True):
-        earlier = [step for step in outcome.trained.snapshots if step < outcome.trained.final]
-        logged = {int(row["step"]): row["kl"] for row in outcome.trained.files.metrics()}
-        lowest = final
-        for step in reversed(earlier):
-            if lowest <= kl:
-                break
-            if logged[step] <= 1.1 * kl:
-                lowest = _look(outcome, step, sample, base, shown)
-    return kl
+def _reaches(outcome: Outcome, kl: float) -> bool:
+    found = [reached for _, reached, _ in outcome.path]
+    return min(found) <= kl <= max(found)
 
 
-def _look(
-    outcome: Outcome, step: int, sample: Callable[[Trained, int], Samples], base: Samples, shown: Procedure
-) -> float:
-    """Evaluates one more snapshot, puts it on the path and returns its KL."""
-    found = sample(outcome.trained, step)
-    outcome.path.append((step, found.kl.mean, found.win_rate(base, shown)))
-    return found.kl.mean
+def reach(
+    outcome: Outcome,
+    kl: float,
+    explore: Callable[..., Any],
+    sample: Callable[[Any], Samples],
+    base: Samples,
+    shown: Procedure,
+) -> None:
+    """Evaluates policies on the way from a run's final KL to `kl`, until the path has it between two of them."""
+    if _reaches(outcome, kl):
+        return
+    for step, policy in explore(outcome.trained, final_kl=outcome.samples.kl.mean, kl=kl):
+        found = sample(policy)
+        outcome.path.append((step, found.kl.mean, found.win_rate(base, shown)))
+        if _reaches(outcome, kl):
+            return
 
 
 def compare(baseline: Outcome, outcome: Outcome, kl: float, shown: Procedure) -> Comparison:
@@ -227,16 +223,17 @@ class Matched:
 def at_matched_kl(kl: float, path: Sequence[tuple[int, float, PromptMean]]) -> Matched:
     """Win rate at `kl` on a path of snapshots (step, KL, win rate), by linear interpolation, never extrapolation.
 
-    The two neighbours that have the KL between them are the latest such pair: later policies are better trained.
-    Raises: ValueError when no two neighbours on the path have the KL between them.
+    The snapshots are put in the order of their KL. Raises: ValueError when the KL lies outside the path.
 
     >>> path = [(0, 0.0, PromptMean(np.array([0.5]))), (10, 0.4, PromptMean(np.array([0.7])))]
     >>> at_matched_kl(0.1, path).win_rate.mean
     0.55
     """
-    ordered = sorted(path, key=lambda snapshot: snapshot[0])
-    for (step, low, before), (later, high, after) in reversed(list(zip(ordered, ordered[1:], strict=False))):
-        if min(low, high) <= kl <= max(low, high):
+    ordered = sorted(path, key=lambda snapshot: snapshot[1])
+    if len(ordered) == 1 and ordered[0][1] == kl:
+        return Matched(kl, (ordered[0][0],) * 2, ordered[0][2])
+    for (step, low, before), (later, high, after) in zip(ordered, ordered[1:], strict=False):
+        if low <= kl <= high:
             share = 0.0 if high == low else (kl - low) / (high - low)
             mixed = (1 - share) * before.per_prompt + share * after.per_prompt
             return Matched(kl, (step, later), PromptMean(mixed))

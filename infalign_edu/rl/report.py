@@ -36,6 +36,9 @@ def write(folder: Path, config: CTRLConfig, found: Evaluation, data: Any, second
 def summary(config: CTRLConfig, found: Evaluation, data: Any, seconds: float) -> dict[str, Any]:
     """The content of report.json: KL in nats, win rates as probabilities, shares as ratios to theory."""
     shown = str(named_procedure(config.procedure))
+    lines = notes(config, data)
+    if len(found.comparisons) < len(found.outcomes) - 1:
+        lines.append("Not every pair of runs reached a common KL: those pairs are not compared.")
     content: dict[str, Any] = {
         "procedure": shown,
         "transform": found.outcomes[-1].trained.name,
@@ -47,7 +50,7 @@ def summary(config: CTRLConfig, found: Evaluation, data: Any, seconds: float) ->
         "training_prompts": len(data.training),
         "heldout_prompts": len(found.reference.prompts),
         "evaluation_samples": found.reference.rewards.shape[1],
-        "notes": notes(config, data),
+        "notes": lines,
         "seconds": round(seconds, 1),
         "config": config.identity(),
     }

@@ -128,17 +128,18 @@ class TrainingFiles:
 
 @dataclass(frozen=True)
 class Trained:
-    """One finished run: maximised E[Phi(C)] - beta KL(pi || pi_ref), and the steps at which weights were kept.
-
-    `final` is the last step at that beta; snapshots after it are the sweep's.
-    """
+    """One finished run: maximised E[Phi(C)] - beta KL(pi || pi_ref), and the steps at which weights were kept."""
 
     name: str
     transform: Transform
     beta: float
     files: TrainingFiles
-    final: int
     snapshots: tuple[int, ...]
+
+    @property
+    def final(self) -> int:
+        """The last step."""
+        return self.snapshots[-1]
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor], step: int) -> None:

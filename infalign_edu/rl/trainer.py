@@ -21,7 +21,7 @@ from infalign_edu.rl import objectives
 
 Array = NDArray[np.float64]
 PROMPTS, ROLLOUTS = 0, 1  # streams of randomness within one step
-SWEEP_RATE = 0.15  # share of the learning rate in the sweep
+LATER_RATE = 0.15  # share of the learning rate in steps after the run, which may use another beta
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,6 @@ class Trainer:
         samples_per_prompt: int = 16,
         learning_rate: float = 1e-3,
         warmup: int = 5,
-        sweep: int = 0,
         seed: int = 0,
         micro_batch: int = 96,
     ) -> None:
@@ -85,7 +84,7 @@ class Trainer:
         self.beta, self.steps, self.seed = beta, steps, seed
         self.prompts_per_step = min(prompts_per_step, len(self.prompts))
         self.samples_per_prompt, self.learning_rate = samples_per_prompt, learning_rate
-        self.warmup, self.sweep = warmup, sweep
+        self.warmup = warmup
         self.micro_batch = micro_batch
         self.step = 0
         self.weights = dict(policy.model.named_parameters())
@@ -145,15 +144,8 @@ class Trainer:
     def schedule(self, step: int) -> float:
         """Share of the learning rate: linear warm-up, then linear decay, so that it ends with little noise."""
         if step >= self.steps:
-            return SWEEP_RATE
+            return LATER_RATE
         return min(1.0, (step + 1) / max(1, self.warmup)) * max(0.03, 1 - step / self.steps)
-
-    def leash(self, step: int) -> float:
-        """beta of a step: constant, but for the `sweep` steps after the run, in which 1/beta grows by a quarter.
-
-        They give a trained policy with a somewhat larger KL, to compare with others at the same KL.
-        """
-        return self.beta / (1 + 0.25 * max(0, step + 1 - self.steps) / max(1, self.sweep))
 
     def _backward(self, rollouts: Any, transformed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Accumulates gradients over micro-batches of like length; returns the mean exact KL and the mean loss."""
@@ -165,8 +157,7 @@ class Trainer:
         for (rows, longest), table in zip(chunks, tables, strict=True):
             reference_logprobs[rows] = self._sequence(table, rollouts, rows, longest)
         logprobs = objectives.sequence_logprobs(rollouts.logprobs, rollouts.mask)
-        beta = self.leash(self.step)
-        rewards = objectives.kl_regularized_rewards(transformed.flatten(), logprobs, reference_logprobs, beta)
+        rewards = objectives.kl_regularized_rewards(transformed.flatten(), logprobs, reference_logprobs, self.beta)
         advantages = objectives.rloo_advantages(rewards.view(-1, self.samples_per_prompt)).flatten()
         kl = mean_loss = torch.zeros((), device=rewards.device)
         for (rows, longest), table in zip(chunks, tables, strict=True):
