@@ -3,7 +3,8 @@
     python experiments/align.py [--seed 0] [--report RUN/report.json]
 
 Writes data/runs/align.csv, one row a transform, data/figures/frontier.png, and the README's figure text and table of
-claims between their markers. With --report a finished run is read instead of made.
+claims between their markers. With --report a finished run is read instead of made. Another seed than 0 writes
+data/runs/align-seed-N.csv only, and is named in the table of claims the next time that is written.
 """
 
 from __future__ import annotations
@@ -81,10 +82,12 @@ def claims(table: list[dict[str, Any]]) -> str:
     baseline, main = table
     points = {key: 100 * float(main[key]) for key in ("gain", "gain_low", "gain_high", "theory_gain")}
     share, low, high = (float(main[key]) for key in ("gain_share", "gain_share_low", "gain_share_high"))
+    others = [list(csv.DictReader(file.open(newline="")))[-1] for file in sorted((DATA / "runs").glob("align-seed-*.csv"))]
+    told = ", ".join(f"{float(row['gain_share']):.2f} (seed {row['seed']})" for row in others)
     about = f"{main['heldout_prompts']} held-out prompts x {main['samples']} fresh samples, one seed"
     lifts = " and ".join(f"{float(row['lift_share']):.2f} ({row['transform']})" for row in table)
     gain = f"{points['gain']:+.1f} points [{points['gain_low']:+.1f}, {points['gain_high']:+.1f}]"
-    theory_gain = f"theory {points['theory_gain']:+.1f}, share {share:.2f} [{low:.2f}, {high:.2f}]"
+    theory_gain = f"theory {points['theory_gain']:+.1f}, share {share:.2f} [{low:.2f}, {high:.2f}]" + (f", share of other seeds {told}" if told else "")
     rows = [
         ("claim", "whose", "what we found", "verdict"),
         ("---",) * 4,
@@ -133,7 +136,10 @@ def main() -> None:
     writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
-    atomic.write_text(DATA / "runs" / "align.csv", text.getvalue())
+    seed = report["config"]["seed"]
+    atomic.write_text(DATA / "runs" / (f"align-seed-{seed}.csv" if seed else "align.csv"), text.getvalue())
+    if seed:
+        return
     fig = figure(table)
     with atomic.replacing(DATA / "figures" / "frontier.png") as part:
         part.write_bytes(plots.png(fig))

@@ -50,7 +50,7 @@ def test_rows_are_the_report():
     align = experiment("align")
     rows = align.rows(report, "command")
     assert rows[1]["gain_share"] == pytest.approx(5 / 7) and rows[0]["best_of_4_stderr"] == 0.01 and rows[0]["seed"] == 3
-    assert "+5.0 points [+3.0, +7.0]" in align.claims(rows) and "0.71 [0.43, 1.00]" in align.claims(rows)
+    assert "+5.0 points [+3.0, +7.0]" in align.claims(rows) and "0.71 [0.43, 1.00]" in align.claims(rows) and "other seeds 0.36 (seed 1)" in align.claims(rows)
     assert "identity at KL 0.40 and win rate 0.700" in align.figure(rows).alt_text
     assert json.dumps(rows)
 
