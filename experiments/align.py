@@ -82,12 +82,14 @@ def claims(table: list[dict[str, Any]]) -> str:
     baseline, main = table
     points = {key: 100 * float(main[key]) for key in ("gain", "gain_low", "gain_high", "theory_gain")}
     share, low, high = (float(main[key]) for key in ("gain_share", "gain_share_low", "gain_share_high"))
-    others = [list(csv.DictReader(file.open(newline="")))[-1] for file in sorted((DATA / "runs").glob("align-seed-*.csv"))]
+    files = sorted((DATA / "runs").glob("align-seed-*.csv"))
+    others = [list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))[-1] for file in files]
     told = ", ".join(f"{float(row['gain_share']):.2f} (seed {row['seed']})" for row in others)
     about = f"{main['heldout_prompts']} held-out prompts x {main['samples']} fresh samples, one seed"
     lifts = " and ".join(f"{float(row['lift_share']):.2f} ({row['transform']})" for row in table)
     gain = f"{points['gain']:+.1f} points [{points['gain_low']:+.1f}, {points['gain_high']:+.1f}]"
-    theory_gain = f"theory {points['theory_gain']:+.1f}, share {share:.2f} [{low:.2f}, {high:.2f}]" + (f", share of other seeds {told}" if told else "")
+    theory_gain = f"theory {points['theory_gain']:+.1f}, share {share:.2f} [{low:.2f}, {high:.2f}]"
+    theory_gain += f", share of other seeds {told}" if told else ""
     rows = [
         ("claim", "whose", "what we found", "verdict"),
         ("---",) * 4,
