@@ -60,7 +60,7 @@ class CTRLConfig:
     learning_rate: float | None = _option(None, "Adam's learning rate")
     max_new_tokens: int | None = _option(None, "longest response in tokens")
     preference_pairs: int | None = _option(None, "most pairs the learned reward is fitted and tested on")
-    snapshots: int = _option(8, "weights kept along the run, for interpolation at matched KL")
+    snapshots: int = _option(8, "checkpoints along the run; a killed run goes on from the last one")
     seed: int = _option(0, "every random draw is a function of it")
     device: str = _option("auto", "auto, cpu, cuda or cuda:1")
     dtype: str = _option("auto", "auto, float32, bfloat16 or float16")

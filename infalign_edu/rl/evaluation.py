@@ -210,9 +210,9 @@ def compare(baseline: Outcome, outcome: Outcome, kl: float, shown: Procedure) ->
 
 @dataclass(frozen=True)
 class Matched:
-    """A policy's win rate at a given KL, between two of its snapshots.
+    """A run's win rate at a given KL, between two of its policies.
 
-    The per-prompt win rates of the two snapshots around the KL are averaged with the weights of linear interpolation.
+    The per-prompt win rates of the two policies around the KL are averaged with the weights of linear interpolation.
     """
 
     kl: float
@@ -221,15 +221,15 @@ class Matched:
 
 
 def at_matched_kl(kl: float, path: Sequence[tuple[int, float, PromptMean]]) -> Matched:
-    """Win rate at `kl` on a path of snapshots (step, KL, win rate), by linear interpolation, never extrapolation.
+    """Win rate at `kl` on a path of policies (step, KL, win rate), by linear interpolation, never extrapolation.
 
-    The snapshots are put in the order of their KL. Raises: ValueError when the KL lies outside the path.
+    The policies are put in the order of their KL. Raises: ValueError when the KL lies outside the path.
 
     >>> path = [(0, 0.0, PromptMean(np.array([0.5]))), (10, 0.4, PromptMean(np.array([0.7])))]
     >>> at_matched_kl(0.1, path).win_rate.mean
     0.55
     """
-    ordered = sorted(path, key=lambda snapshot: snapshot[1])
+    ordered = sorted(path, key=lambda policy: policy[1])
     if len(ordered) == 1 and ordered[0][1] == kl:
         return Matched(kl, (ordered[0][0],) * 2, ordered[0][2])
     for (step, low, before), (later, high, after) in zip(ordered, ordered[1:], strict=False):
@@ -237,4 +237,4 @@ def at_matched_kl(kl: float, path: Sequence[tuple[int, float, PromptMean]]) -> M
             share = 0.0 if high == low else (kl - low) / (high - low)
             mixed = (1 - share) * before.per_prompt + share * after.per_prompt
             return Matched(kl, (step, later), PromptMean(mixed))
-    raise ValueError(f"KL {kl:.3f} lies outside the path of snapshots: {[round(k, 3) for _, k, _ in ordered]}")
+    raise ValueError(f"KL {kl:.3f} lies outside the path of policies: {[round(k, 3) for _, k, _ in ordered]}")

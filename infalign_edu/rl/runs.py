@@ -5,7 +5,7 @@
       calibration.npz           the reference rewards of every training prompt
       exp_10/metrics.jsonl      one line a step
       exp_10/state.safetensors  the latest training state: weights, Adam's moments, step
-      exp_10/snapshots/         weights at scheduled steps, for interpolation at matched KL
+      exp_10/snapshots/         weights at scheduled steps; the last one is evaluated
       report.json report.html
 """
 
