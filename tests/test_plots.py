@@ -15,6 +15,33 @@ def test_a_transform_looks_the_same_wherever_it_stands():
     assert len({look["color"] for look in looks}) == len({str(look["linestyle"]) for look in looks}) == 5
 
 
+def test_one_family_shares_its_colour_and_its_members_differ_in_line_and_marker():
+    looks = [plots.style(name) for name in ("exp:10", "exp:5", "exp:-10", "exp:-5")]
+    assert {look["color"] for look in looks} == {plots.style("exp")["color"]}
+    assert len({str(look["linestyle"]) for look in looks}) == len({look["marker"] for look in looks}) == 4
+    assert plots.style("optimal best-of-4") != plots.style("optimal worst-of-4")
+
+
+def test_other_names_go_by_position_and_the_ninth_is_not_the_first_again():
+    assert plots.style("policy", 2)["color"] == plots.PALETTE[2] == plots.style("policy", 10)["color"]
+    assert plots.style("policy", 2)["linestyle"] != plots.style("policy", 10)["linestyle"]
+
+
+def test_series_on_shared_axes_never_look_alike():
+    names = ["policy", "exp:64", "identity", "exp:16", "reward", "exp:7.8", "exp:10", "log"]
+    looks = plots.looks(names)
+    assert list(looks) == names and len({str(look["linestyle"]) for look in looks.values()}) == 8
+    assert all(looks[name] == plots.style(name) for name in ("identity", "exp:10", "log"))
+    assert len({look["color"] for name, look in looks.items() if "exp" not in name}) == 4
+    assert len(plots.looks(f"policy {i}" for i in range(12))) == 12
+
+
+def test_a_point_without_a_curve_takes_a_look_that_no_curve_has():
+    fig = plots.lines({"theory": ([0, 1], [0, 1])}, points={"theory": (0, 0), "measured": (1, 1)}, x="x", y="y", alt="a")
+    curve, same, other = (line for line in fig.axes[0].lines if line.get_linestyle() != "None" or line.get_marker() in "os")
+    assert curve.get_color() == same.get_color() == plots.PALETTE[0] and other.get_color() == plots.PALETTE[1]
+
+
 def test_what_is_drawn_is_what_was_given():
     fig = plots.lines({"identity": ([0, 1], [0.5, 0.8])}, x=plots.KL, y="W", points={"identity": (0.5, 0.7, 0.02)}, alt="a")
     (ax,) = fig.axes
@@ -44,16 +71,3 @@ def test_html_image_escapes_and_needs_no_other_file():
 def test_same_figure_same_bytes():
     one, two = (plots.png(plots.lines({"a": ([0, 1], [1, 2])}, x="x", y="y", alt="a")) for _ in range(2))
     assert one == two
-
-
-def contrast_under_deuteranopia(a, b):
-    """Distance of two colours after the red-green part is taken away (Vienot, Brettel and Mollon 1999)."""
-    simulate = np.array([[0.29031, 0.70969, 0.0], [0.29031, 0.70969, 0.0], [-0.02197, 0.02197, 1.0]])
-    rgb = [(np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255) ** 2.2 for c in (a, b)]
-    seen = [(simulate @ colour).clip(0, 1) ** (1 / 2.2) for colour in rgb]
-    return float(np.linalg.norm(seen[0] - seen[1]))
-
-
-def test_palette_is_told_apart_under_deuteranopia():
-    first = plots.PALETTE[:5]
-    assert min(contrast_under_deuteranopia(a, b) for i, a in enumerate(first) for b in first[i + 1 :]) > 0.1

@@ -1,8 +1,8 @@
 """NumPy in, figure out: one look for reports, notebooks and widgets.
 
 Matplotlib is imported when a figure is made and its object-oriented side alone is used, so that no backend is chosen
-and no figure is kept alive. Every series has a colour of the Okabe-Ito palette (told apart under deuteranopia) *and* a
-line style and marker of its own; every figure carries its alternative text in `figure.alt_text`.
+and no figure is kept alive. Every series has a colour that is told apart under colour blindness *and* a line style and
+marker of its own (`palette`); every figure carries its alternative text in `figure.alt_text`.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from infalign_edu.plots.palette import BAR, LEGEND, PALETTE, looks, style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2, 2, 2)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_KNOWN = ("identity", "exp", "log", "power", "optimal", "standard", "reference")
+__all__ = [
+    "CALIBRATED",
+    "KL",
+    "PALETTE",
+    "density",
+    "figure",
+    "html_image",
+    "lines",
+    "looks",
+    "png",
+    "show",
+    "style",
+    "with_alt",
+]
 
 # Names of values that axes speak of, with their units.
 KL = "KL(policy || reference)  [nats]"
 CALIBRATED = "calibrated reward u  [quantile under the reference]"
-
-
-def style(name: str, position: int = 0) -> dict[str, Any]:
-    """Colour, line style and marker of a series: transforms always look the same, other names go by position.
-
-    >>> style("exp:10")["color"] == style("exp:-10")["color"], style("identity")["linestyle"]
-    (True, '-')
-    """
-    word = name.split(":")[0].split(" ")[0]
-    i = _KNOWN.index(word) if word in _KNOWN else position % len(PALETTE)
-    return {"color": PALETTE[i], "linestyle": LINES[i], "marker": MARKERS[i]}
 
 
 def figure(columns: int = 1, *, width: float = 5.2, height: float = 3.6) -> tuple[Figure, list[Axes]]:
@@ -82,18 +83,19 @@ def lines(
     fig = ax.figure if ax is not None else None
     if ax is None:
         fig, (ax,) = figure()
-    for i, (name, (xs, ys)) in enumerate(curves.items()):
-        look = style(name, i)
+    look_of = looks([*curves, *(points or {})])
+    for name, (xs, ys) in curves.items():
+        look = look_of[name]
         ax.plot(np.asarray(xs), np.asarray(ys), color=look["color"], linestyle=look["linestyle"], label=name)
-    for i, (name, point) in enumerate((points or {}).items()):
-        look, half = style(name, i), point[2] if len(point) > 2 else 0.0
+    for name, point in (points or {}).items():
+        look, half = look_of[name], point[2] if len(point) > 2 else 0.0
         label = None if name in curves else name
         ax.errorbar(
             point[0], point[1], yerr=half, fmt=look["marker"], color=look["color"], capsize=3, markersize=6, label=label
         )
     ax.set(xlabel=x, ylabel=y, title=title)
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(**LEGEND)
     return with_alt(fig, alt)
 
 
@@ -110,12 +112,13 @@ def density(
     """
     fig, (ax,) = figure()
     edges = np.linspace(0, 1, 21).tolist()
-    ax.hist(np.ravel(u), bins=edges, density=True, color="#bbbbbb", edgecolor="white", label=measured)
-    for i, (name, (xs, ys)) in enumerate(curves.items()):
-        look = style(name, i)
+    ax.hist(np.ravel(u), bins=edges, density=True, label=measured, **BAR)
+    look_of = looks(curves)
+    for name, (xs, ys) in curves.items():
+        look = look_of[name]
         ax.plot(np.asarray(xs), np.asarray(ys), color=look["color"], linestyle=look["linestyle"], label=name)
     ax.set(xlabel=CALIBRATED, ylabel="density", title=title, xlim=(0, 1))
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(**LEGEND)
     return with_alt(fig, alt)
 
 
