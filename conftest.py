@@ -1,0 +1,50 @@
+"""No network in any test, notebook kernel or other child process: see tests/offline/sitecustomize.py.
+
+It stands at the root so that `pytest notebooks` is held as well as `pytest tests`.
+"""
+
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+GUARD = Path(__file__).parent / "tests" / "offline" / "sitecustomize.py"
+NOBODY = "192.0.2.1"  # reserved for documentation (RFC 5737): the address that tests of the guard itself try
+
+collect_ignore = [str(GUARD)]
+
+
+def pytest_configure(config):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD.parent), os.environ.get("PYTHONPATH")]))
+    handle, os.environ["INFALIGN_OFFLINE"] = tempfile.mkstemp(prefix="refused-")
+    os.close(handle)
+    config.refused_log = Path(os.environ["INFALIGN_OFFLINE"])
+    spec = importlib.util.spec_from_file_location("infalign_offline_guard", GUARD)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def refused(config):
+    return [line for line in config.refused_log.read_text(encoding="utf-8").splitlines() if not line.startswith(NOBODY)]
+
+
+def pytest_sessionfinish(session):
+    if refused(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if lines := refused(config):
+        terminalreporter.section("tried to reach another machine, and was refused", red=True)
+        terminalreporter.write_line("\n".join(sorted(set(lines))))
+
+
+def pytest_unconfigure(config):
+    config.refused_log.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """Lifts the guard for one test that fetches something by name, in this process and its children."""
+    monkeypatch.delenv("INFALIGN_OFFLINE")
