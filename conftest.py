@@ -1,17 +1,21 @@
-"""No network in any test, notebook kernel or other child process: see tests/offline/sitecustomize.py.
+"""No network in any test, notebook kernel or other child process, and a line that says how long the notebooks took.
 
-It stands at the root so that `pytest notebooks` is held as well as `pytest tests`.
+The guard is in tests/offline/sitecustomize.py. This file stands at the root so that `pytest notebooks` is held as well
+as `pytest tests`.
 """
 
 import importlib.util
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 GUARD = Path(__file__).parent / "tests" / "offline" / "sitecustomize.py"
 NOBODY = "192.0.2.1"  # reserved for documentation (RFC 5737): the address that tests of the guard itself try
+
+MINUTES = 6  # that all notebooks together may take; printed, never asserted: machines differ
 
 collect_ignore = [str(GUARD)]
 
@@ -34,7 +38,21 @@ def pytest_sessionfinish(session):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def seconds(reports):
+    """Seconds of every notebook under notebooks/, its kernel's start included."""
+    found = Counter()
+    for report in reports:
+        file = Path(report.nodeid.split("::")[0])
+        if file.suffix == ".ipynb" and file.parts[0] == "notebooks":
+            found[file.stem] += report.duration
+    return dict(sorted(found.items()))
+
+
 def pytest_terminal_summary(terminalreporter, config):
+    reports = [report for group in terminalreporter.stats.values() for report in group if hasattr(report, "duration")]
+    if took := seconds(reports):
+        terminalreporter.section(f"notebooks: {sum(took.values()):.0f} s of the {60 * MINUTES} they may take together")
+        terminalreporter.write_line(", ".join(f"{name} {duration:.0f} s" for name, duration in took.items()))
     if lines := refused(config):
         terminalreporter.section("tried to reach another machine, and was refused", red=True)
         terminalreporter.write_line("\n".join(sorted(set(lines))))

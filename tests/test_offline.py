@@ -78,3 +78,12 @@ def test_an_attempt_whose_error_is_swallowed_fails_the_session(tmp_path):
 def test_one_test_may_ask_for_the_network(online):
     assert socket.getaddrinfo("192.0.2.1", 80)  # a number needs no look-up, so nothing is sent
     assert "INFALIGN_OFFLINE" not in os.environ
+
+
+def test_the_session_says_how_long_each_notebook_took():
+    found: dict = {"__file__": str(ROOT / "conftest.py"), "__name__": "conftest"}
+    exec((ROOT / "conftest.py").read_text(), found)  # noqa: S102
+    nodes = [("notebooks/b.ipynb::Cell 0", 1.5), ("notebooks/a.ipynb::Cell 0", 1.0), ("notebooks/a.ipynb::Cell 0", 0.25)]
+    nodes += [("tests/test_a.py::test_b", 9.0), ("tests/offline/kernels_are_held.ipynb::Cell 1", 9.0)]
+    reports = [pytest.TestReport(name, None, {}, "passed", None, "call", duration=taken) for name, taken in nodes]
+    assert found["seconds"](reports) == {"a": 1.25, "b": 1.5}
