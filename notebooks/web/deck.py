@@ -1,0 +1,165 @@
+"""Which parts of a notebook become slides, by rules alone: no slide is written by hand.
+
+The first cell gives the title slide, each `##` heading a new slide. From a section's prose stay its first sentence,
+every sentence with something in bold, and what leads into a displayed equation; displayed equations, short lists and
+tables stay whole. A box that begins "Predict, then reveal" is a slide of its own, and what the next code cells show is
+the slide after it. Other figures are slides too, a short text that follows goes under them; other printed text and all
+code stay in the notebook.
+
+Two cell tags overrule this: `slide` shows a cell whole, `no-slide` leaves it out. Left out: fragments, notes, themes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+LINES, CAPTION = 11, 4  # lines of a slide, before the next begins with the same heading; and of text under a figure
+PROTECTED = re.compile(r"\$[^$]*\$|`[^`]*`|\b(?:e\.g|i\.e|et al|cf|vs)\.|\([^()]*\)")
+LABEL = 40  # characters: a sentence as short as "**Derived.**" takes the next one with it
+HEADING = re.compile(r"(#{1,6})\s+(.*)")
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One slide: `kind` is title, text, predict or reveal; the body is Markdown, the output a code cell's."""
+
+    kind: str
+    heading: str
+    body: str = ""
+    output: Any = None
+
+
+def slides(cells: list[Any]) -> list[Slide]:
+    """The slides of a notebook's cells, in order."""
+    first, *rest = [cell for cell in cells if "no-slide" not in tags(cell)]
+    opening, *more = re.split(r"(?m)^(?=## )", source(first))
+    title = HEADING.match(opening.strip().splitlines()[0])
+    deck = [Slide("title", title[2] if title else "", _goals(opening))]
+    heading, asked = "", False
+    for cell in [*({"cell_type": "markdown", "source": part, "metadata": {}} for part in more), *rest]:
+        if cell["cell_type"] == "markdown":
+            found = _text_slides(source(cell), heading, whole="slide" in tags(cell))
+            deck += _captioned(deck, found)
+            heading = found[-1].heading if found else heading
+            asked = bool(found) and found[-1].kind == "predict"
+        else:
+            shown = _shown(cell, asked or "slide" in tags(cell))
+            deck += [Slide("reveal", heading, output=output) for output in shown]
+            asked = asked and not any(map(is_figure, shown))
+    return deck
+
+
+def _captioned(deck: list[Slide], found: list[Slide]) -> list[Slide]:
+    """The slides that remain where a short text after a figure or table has gone under it."""
+    if not found or deck[-1].kind != "reveal" or found[0].kind != "text" or found[0].heading != deck[-1].heading:
+        return found
+    if weight(found[0].body) > CAPTION:
+        return found
+    deck[-1] = replace(deck[-1], body=found[0].body)
+    return found[1:]
+
+
+def tags(cell: Any) -> list[str]:
+    return list(cell["metadata"].get("tags", []))
+
+
+def source(cell: Any) -> str:
+    return "".join(cell["source"])
+
+
+def is_figure(output: Any) -> bool:
+    return "image/png" in output.get("data", {})
+
+
+def _shown(cell: Any, printed_too: bool) -> list[Any]:
+    """A code cell's figures or, where it has none and answers a question, its printed text."""
+    outputs = cell.get("outputs", [])
+    return list(filter(is_figure, outputs)) or [out for out in outputs if printed_too and "text" in out]
+
+
+def _goals(opening: str) -> str:
+    """The minutes and the list of goals of a first cell."""
+    keep = [block for block in blocks(opening) if re.match(r"\*\*\d+ minutes|[-*] ", block)]
+    return "\n\n".join(re.match(r"(\*\*.*?\*\*)?", block)[0] if block.startswith("**") else block for block in keep)  # type: ignore[index]
+
+
+def blocks(text: str) -> list[str]:
+    """Headings, paragraphs, list items, tables, quotes and displayed equations of a Markdown text, one string each."""
+    pieces = re.split(r"(\$\$.*?\$\$)", text, flags=re.S)
+    apart = r"\n\s*\n|\n(?=#|[-*] |\d+\. )|(?<=\n)(?=#)"
+    split = [[piece] if piece.startswith("$$") else re.split(apart, piece) for piece in pieces]
+    found = [block.strip() for group in split for block in group]
+    return [block for block in found if block.strip(" .,")]  # a full stop after an equation is no paragraph
+
+
+def _text_slides(text: str, heading: str, whole: bool) -> list[Slide]:
+    """The slides of one Markdown cell; `heading` is that of the section it goes on with."""
+    deck: list[Slide] = []
+    body: list[str] = []
+    fresh, lead = False, ""
+
+    def turn_page() -> None:
+        if body:
+            deck.append(Slide("text", heading, "\n\n".join(body)))
+            body.clear()
+
+    parts = blocks(text)
+    for part, following in zip(parts, [*parts[1:], ""], strict=True):
+        if match := HEADING.match(part):
+            turn_page()
+            heading, fresh = match[2], True
+        elif part.startswith(">"):
+            turn_page()
+            quoted = re.sub(r"(?m)^> ?", "", part)
+            deck.append(Slide("predict" if "redict, then reveal" in part else "text", heading, quoted))
+        elif kept := part if whole else _essence(part, fresh, following):
+            fresh = False
+            if following.startswith("$$"):  # what leads into an equation stays with it
+                lead += kept + "\n\n"
+                continue
+            if body and sum(map(weight, [*body, lead + kept])) > LINES:
+                turn_page()
+            body.append(lead + kept)
+            lead = ""
+    turn_page()
+    return deck
+
+
+def _essence(part: str, fresh: bool, following: str) -> str:
+    """What stays of a block: equations, lists and tables whole, of prose the sentences that matter."""
+    if re.match(r"\$\$|\||[-*] |\d+\. ", part):
+        return part
+    said = sentences(part)
+    keep = {i for i, sentence in enumerate(said) if "**" in sentence}
+    keep |= {i + 1 for i in keep if len(said[i]) < LABEL}
+    keep |= {0} if fresh else set()
+    keep |= {len(said) - 1} if following.startswith("$$") else set()
+    return " ".join(sentence for i, sentence in enumerate(said) if i in keep)
+
+
+def sentences(paragraph: str) -> list[str]:
+    """The sentences of a paragraph; a stop inside mathematics, code or brackets ends none.
+
+    >>> sentences("Take $a. b$ (see 2. B). **Then** stop.")
+    ['Take $a. b$ (see 2. B).', '**Then** stop.']
+    """
+    held: list[str] = []
+
+    def hold(match: re.Match[str]) -> str:
+        held.append(match[0])
+        return f"\x00{len(held) - 1}\x00"
+
+    text = PROTECTED.sub(hold, " ".join(paragraph.split()))
+    found = re.split(r"(?<=[.!?])\s+|(?<=[.!?]\*)\s+|(?<=[.!?]\*\*)\s+", text)
+    return [re.sub("\x00(\\d+)\x00", lambda m: held[int(m[1])], sentence) for sentence in found if sentence]
+
+
+def weight(text: str) -> float:
+    """About how many lines a text takes on a slide."""
+    lines = 0.0
+    for block in blocks(text):
+        rows = block.splitlines()
+        lines += 2.5 * (1 + block.count(r"\\")) if block.startswith("$$") else sum(1 + len(row) / 85 for row in rows)
+    return lines
