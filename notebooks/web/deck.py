@@ -1,10 +1,10 @@
 """Which parts of a notebook become slides, by rules alone: no slide is written by hand.
 
-The first cell gives the title slide, each `##` heading a new slide. From a section's prose stay its first sentence,
-every sentence with something in bold, and what leads into a displayed equation; displayed equations, short lists and
-tables stay whole. A box that begins "Predict, then reveal" is a slide of its own, and what the next code cells show is
-the slide after it. Other figures are slides too, a short text that follows goes under them; other printed text and all
-code stay in the notebook.
+The first cell gives the title slide, each `##` heading a new slide. From a section's prose stay its first sentence (its
+first paragraph if short), every sentence with something in bold, and what leads into a displayed equation; displayed
+equations, lists and tables stay whole. A box that begins "Predict, then reveal" is a slide of its own, and what the next
+code cells show is the slide after it. Other figures are slides too; a short text that follows goes under them. Other
+printed text, and all code, stays in the notebook.
 
 Two cell tags overrule this: `slide` shows a cell whole, `no-slide` leaves it out. Left out: fragments, notes, themes.
 """
@@ -18,6 +18,7 @@ from typing import Any
 LINES, CAPTION = 11, 4  # lines of a slide, before the next begins with the same heading; and of text under a figure
 PROTECTED = re.compile(r"\$[^$]*\$|`[^`]*`|\b(?:e\.g|i\.e|et al|cf|vs)\.|\([^()]*\)")
 LABEL = 40  # characters: a sentence as short as "**Derived.**" takes the next one with it
+SHORT = 360  # characters: a first paragraph that is shorter stays whole
 HEADING = re.compile(r"(#{1,6})\s+(.*)")
 
 
@@ -134,7 +135,7 @@ def _essence(part: str, fresh: bool, following: str) -> str:
     said = sentences(part)
     keep = {i for i, sentence in enumerate(said) if "**" in sentence}
     keep |= {i + 1 for i in keep if len(said[i]) < LABEL}
-    keep |= {0} if fresh else set()
+    keep |= set(range(len(said) if len(part) < SHORT else 1)) if fresh else set()
     keep |= {len(said) - 1} if following.startswith("$$") else set()
     return " ".join(sentence for i, sentence in enumerate(said) if i in keep)
 
