@@ -1,7 +1,7 @@
-"""The command line: `python -m infalign_edu align ...` is `ia.align(ia.CTRLConfig(...))` and nothing more.
+"""The command line: `align ...` is `ia.align(ia.CTRLConfig(...))` and nothing more, `check-env` looks at the machine.
 
-Exit codes: 0 done, 2 a setting, file or folder that can't be used (one line on stderr), 130 stopped by Ctrl-C with the
-run ready for --resume.
+Exit codes: 0 done, 2 a setting, file or folder that can't be used (one line on stderr) or a machine with something to
+mend (a FAIL line each), 130 stopped by Ctrl-C with the run ready for --resume.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="infalign_edu", description="Inference-aware alignment, step by step.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("check-env", help="say what this machine lacks for the course, and what mends it")
     show_defaults = argparse.ArgumentDefaultsHelpFormatter
     align = commands.add_parser("align", help="calibrate, transform, train, evaluate", formatter_class=show_defaults)
     hints = typing.get_type_hints(CTRLConfig)
@@ -46,6 +47,10 @@ def _kind(hint: Any) -> type:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors a user can mend are one line, never a traceback."""
+    if (sys.argv[1:] if arguments is None else arguments) == ["check-env"]:  # before anything that may be broken
+        from infalign_edu.environment import report
+
+        return EXIT_OK if report() else EXIT_INPUT
     options = vars(parser().parse_args(arguments))
     options.pop("command")
     from infalign_edu.rl.config import CTRLConfig

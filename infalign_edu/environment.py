@@ -1,0 +1,154 @@
+"""What `python -m infalign_edu check-env` says: one line a check, with what mends it. Here the packages come first.
+
+Each check is a small function of what it looks at, so that a bad machine can be played in a test. The standard library
+is all that this file needs; everything else is imported inside a check and by name, so that a broken package is a line
+and not a traceback. Where the package itself can't be imported, `python infalign_edu/environment.py` says why. Nothing
+here asks the network. Left out: speed, and repairs, which are the reader's to make.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata as metadata
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PACKAGE, CHECKOUT = "infalign-edu", Path(__file__).resolve().parents[1]
+NEEDED_EXTRAS = ("", "lab")  # the course needs what the library needs, and a notebook to run in
+USES = {"gguf": ".gguf models", "accelerate": ".gguf models", "nbgrader": "make grade", "voila": "make app"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: `ok` is True for well, False for what must be mended, None for what is good to know.
+
+    >>> print(Check("jupyterlab", False, "jupyterlab is missing", "pip install -r requirements.txt"))
+    FAIL jupyterlab is missing: pip install -r requirements.txt
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        word = "--" if self.ok is None else "OK" if self.ok else "FAIL"
+        return f"{word:<4} {self.detail}" + (f": {self.fix}" if self.fix else "")
+
+
+def told(error: BaseException) -> str:
+    """Kind and last line of an error, where its reason stands.
+
+    >>> told(OSError("a header\\nno such library"))
+    'OSError: no such library'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+
+
+def version(name: str, found: str, wanted: str, fix: str, ill: bool | None = False) -> Check:
+    """A version against a range such as ">=3.11".
+
+    >>> print(version("Python", "3.9.2", ">=3.11", "make the environment again"))
+    FAIL Python 3.9.2 is outside >=3.11: make the environment again
+    """
+    from packaging.specifiers import SpecifierSet
+
+    if SpecifierSet(wanted).contains(found, prereleases=True):
+        return Check(name, True, f"{name} {found}")
+    return Check(name, ill, f"{name} {found} is outside {wanted}", fix)
+
+
+def package(requirement: str, needed: bool = True, installed: Callable[[str], str] = metadata.version) -> Check:
+    """An installed package against its range; one that is not needed is at worst good to know.
+
+    >>> print(package("numpy>=1.26", installed=lambda name: "1.26.4"))
+    OK   numpy 1.26.4
+    """
+    from packaging.requirements import Requirement
+
+    wanted, ill = Requirement(requirement), False if needed else None
+    use = f", wanted for {USES[wanted.name]} only" if wanted.name in USES else ""
+    fix = f"pip install {shlex.quote(requirement)}"
+    if needed and (CHECKOUT / "requirements.txt").is_file():
+        fix = "pip install -r requirements.txt"
+    try:
+        return version(wanted.name, installed(wanted.name), str(wanted.specifier), fix, ill)
+    except metadata.PackageNotFoundError:
+        return Check(wanted.name, ill, f"{wanted.name} is missing{use}", fix)
+
+
+def requirements(lines: Sequence[str], extras: Sequence[str]) -> list[tuple[str, bool]]:
+    """(requirement, needed) of the metadata's lines, every package once, those that are needed first.
+
+    >>> requirements(['voila>=0.5; extra == "app"', "numpy>=1.26", 'infalign-edu[app]; extra == "all"'], ["app", "all"])
+    [('numpy>=1.26', True), ('voila>=0.5', False)]
+    """
+    from packaging.requirements import Requirement
+
+    found: dict[str, tuple[str, bool]] = {}
+    for extra in dict.fromkeys((*NEEDED_EXTRAS, *extras)):
+        for line in map(Requirement, lines):
+            if line.name != PACKAGE and (line.marker is None or line.marker.evaluate({"extra": extra})):
+                found.setdefault(line.name, (f"{line.name}{line.specifier}", extra in NEEDED_EXTRAS))
+    return list(found.values())
+
+
+def packages() -> Iterator[Check]:
+    """Python and every package against the ranges of the installed metadata, which are those of pyproject.toml."""
+    try:
+        about = metadata.metadata(PACKAGE)
+        importlib.import_module("packaging.requirements")
+    except ImportError as error:  # PackageNotFoundError is one
+        fix = "pip install -r requirements.txt && pip install --no-deps -e ."
+        yield Check(PACKAGE, False, f"{error.name} is not installed for {sys.executable}", fix)
+        return
+    fix = "make the environment again with a Python in that range"
+    yield version("Python", sys.version.split()[0], about["Requires-Python"], fix)
+    wanted = requirements(metadata.requires(PACKAGE) or [], about.get_all("Provides-Extra") or [])
+    wanted += [(name, False) for name in USES if not any(line.startswith(name) for line, _ in wanted)]
+    for line, needed in wanted:
+        check = package(line, needed)
+        yield torch_works() if check.name == "torch" and check.ok else check
+
+
+def torch_works(load: Callable[[], Any] = lambda: importlib.import_module("torch")) -> Check:
+    """Whether torch can be imported, not only found, and what it computes on."""
+    try:
+        torch = load()
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        threads, release = torch.get_num_threads(), str(torch.__version__).partition("+")[0]
+    except Exception as error:  # a broken library raises what it likes
+        fix = "pip install --force-reinstall torch, the CPU build as README.md says where there is no GPU"
+        return Check("torch", False, f"torch can't be imported ({told(error)})", fix)
+    return Check("torch", True, f"torch {release} ({device}, {threads} thread{'s' * (threads != 1)})")
+
+
+def checks() -> Iterator[Check]:
+    """Every check of this machine: the packages, then what `machine` looks at."""
+    yield from packages()
+    try:
+        machine = importlib.import_module("infalign_edu.machine")
+    except ImportError as error:
+        yield Check("infalign_edu", False, f"infalign_edu can't be imported ({told(error)})", "mend what failed above")
+        return
+    yield from machine.checks()
+
+
+def report() -> bool:
+    """Prints a line a check as it is made and says whether nothing must be mended."""
+    ill = 0
+    for check in checks():
+        print(check, flush=True)
+        ill += check.ok is False
+    print(f"{ill} to mend." if ill else "All is well.")
+    return not ill
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(CHECKOUT)  # not the package's own folder, whose modules would hide others
+    sys.exit(0 if report() else 2)
