@@ -25,6 +25,7 @@ __all__ = [
     "CALIBRATED",
     "KL",
     "PALETTE",
+    "alt_text",
     "density",
     "figure",
     "html_image",
@@ -74,12 +75,15 @@ def lines(
     A point is (x, y) or (x, y, half width of its 95 % interval), or an array of each for several points; it takes the
     look of the curve of the same name.
 
-    Shape: curves name -> (x [n], y [n]), points name -> numbers or [m]. Raises: ValueError without alternative text.
+    Shape: curves name -> (x [n], y [n]), points name -> numbers or [m]. Raises: ValueError without alternative text or
+    without the name of an axis.
 
     >>> fig = lines({"identity": ([0, 1], [0.5, 0.8])}, x=KL, y="win rate", alt="One rising curve.")
     >>> fig.alt_text
     'One rising curve.'
     """
+    if not (x.strip() and y.strip()):
+        raise ValueError(f"x and y must name what the axes show, with units, got {x!r} and {y!r}")
     fig = ax.figure if ax is not None else None
     if ax is None:
         fig, (ax,) = figure()
@@ -124,10 +128,21 @@ def density(
 
 def with_alt(fig: Any, alt: str) -> Figure:
     """The figure with its alternative text. Raises: ValueError when the text is empty."""
-    if not alt.strip():
-        raise ValueError("alt must describe the figure for those who can't see it, got an empty text")
     fig.alt_text = alt
+    alt_text(fig)
     return fig
+
+
+def alt_text(fig: Any) -> str:
+    """The alternative text of a figure. Raises: ValueError when it has none.
+
+    >>> alt_text(with_alt(figure()[0], "Empty axes."))
+    'Empty axes.'
+    """
+    text = str(getattr(fig, "alt_text", ""))
+    if not text.strip():
+        raise ValueError("alt must describe the figure for those who can't see it, got an empty text")
+    return text
 
 
 def png(fig: Figure) -> bytes:
@@ -149,12 +164,13 @@ def html_image(fig: Figure) -> str:
     """
     import html
 
+    alt = html.escape(alt_text(fig))
     data = base64.b64encode(png(fig)).decode()
-    return f'<img alt="{html.escape(fig.alt_text)}" src="data:image/png;base64,{data}">'  # type: ignore[attr-defined]
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
 
 
 def show(fig: Figure) -> None:
     """Shows the figure in a notebook, as an image with its alternative text."""
     from IPython.display import Image, display
 
-    display(Image(data=png(fig), format="png", alt=fig.alt_text))  # type: ignore[attr-defined]
+    display(Image(data=png(fig), format="png", alt=alt_text(fig)))

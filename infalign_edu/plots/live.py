@@ -69,14 +69,14 @@ class Live:
             made[name] = ax.plot([], [], label=name.rstrip("·|"), animated=True, **look)[0]
         ax.set(xlabel=panel.x, ylabel=panel.y, title=panel.title, xlim=_range(panel.xlim), ylim=_range(panel.ylim))
         if len(panel.series) > 1:
-            ax.legend(frameon=False, fontsize=8, loc="upper left", handlelength=3)
+            ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncol=3, handlelength=3)
         return made
 
     def update(self, curves: Sequence[Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> bytes:
         """The picture with these curves on it, as a PNG file."""
         data = [{name: _points(name, *xy) for name, xy in panel.items()} for panel in curves]
         self._fit(data)
-        self.canvas.restore_region(self._background)  # type: ignore[attr-defined]
+        self.canvas.restore_region(self._background)
         for ax, panel, lines, shown in zip(self.axes, self.panels, self._lines, data, strict=True):
             if unknown := set(shown) - set(lines):
                 raise KeyError(f"series must be one of {list(lines)}, got {sorted(unknown)}")
@@ -104,7 +104,7 @@ class Live:
         for ax, xlim, ylim in zip(self.axes, limits[::2], limits[1::2], strict=True):
             ax.set(xlim=xlim, ylim=ylim)
         self.canvas.draw()
-        self._background = self.canvas.copy_from_bbox(self.fig.bbox)  # type: ignore[attr-defined]
+        self._background = self.canvas.copy_from_bbox(self.fig.bbox)
         self.full_redraws += 1
 
     def _png(self) -> bytes:

@@ -1,0 +1,5 @@
+"""Exercises of one notebook."""
+
+from infalign_edu.classroom.exercise import Exercise
+
+EXERCISES: tuple[Exercise, ...] = ()
