@@ -1,6 +1,6 @@
 """The classroom: exercises whose checks name the mistake, widgets, grading. Loaded lazily, one door for notebooks.
 
-    from infalign_edu.classroom import check, hint
+from infalign_edu.classroom import check, hint
 """
 
 from __future__ import annotations
