@@ -21,12 +21,13 @@ from infalign_edu.procedures import (
     WorstOfN,
     procedure,
 )
+from infalign_edu.shipped import shipped
 from infalign_edu.transforms import Exponential, Identity, Log, Power, Tabulated, standardize, transform
 from infalign_edu.winrate import PromptMean, win_rate
 
 __version__ = "0.1.0"
 
-_MODULES = ("theory", "plots", "lm", "rl")
+_MODULES = ("theory", "plots", "lm", "rl", "classroom")
 _NAMES = {"align": "infalign_edu.rl.ctrl", "CTRLConfig": "infalign_edu.rl.config"}
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "TopM",
     "WorstOfN",
     "procedure",
+    "shipped",
     "standardize",
     "transform",
     "unbiased_power",

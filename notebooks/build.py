@@ -3,7 +3,9 @@
     python notebooks/build.py                    all of them
     python notebooks/build.py 08_ctrl_training   one
 
-What differs from run to run is left out: timings, progress bars, widget state, object addresses.
+`key/NN_name.ipynb` is the master of `NN_name.ipynb`: write there, with the solutions. The master is run and saved, then
+the student's copy is made from it, run and saved. What differs from run to run is left out: timings, progress bars,
+widget state, object addresses; of a widget its still picture stays.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ import nbformat
 from nbclient import NotebookClient
 
 from infalign_edu.atomic import write_text
+from infalign_edu.classroom import masters
 
 HERE = Path(__file__).parent
+KEPT = ("tags", "nbgrader")  # of a cell's metadata
+WIDGET = "application/vnd.jupyter.widget-view+json"
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 TIMEOUT = 180  # seconds a cell may take on a slow machine; the aim is 60
 
@@ -26,7 +31,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook without what a second run would change."""
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
-        cell.metadata = nbformat.NotebookNode({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
+        cell.metadata = nbformat.from_dict({name: cell.metadata[name] for name in KEPT if cell.metadata.get(name)})
         if cell.cell_type == "code":
             cell.outputs = _joined([output for output in map(_clean_output, cell.outputs) if output is not None])
     notebook.metadata = nbformat.from_dict(
@@ -50,8 +55,13 @@ def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]
 
 
 def _clean_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
-    if output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+    if output.get("name") == "stderr":
         return None  # progress bars
+    if WIDGET in output.get("data", {}):
+        if "image/png" not in output["data"]:
+            return None
+        del output["data"][WIDGET]
+        output["data"]["text/plain"] = "<an explorer: run the cell to use it>"
     if "text" in output:
         output["text"] = ADDRESS.sub("0x0", output["text"])
     if "text/plain" in output.get("data", {}):
@@ -59,15 +69,24 @@ def _clean_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None
     return output
 
 
-def run(path: Path) -> None:
-    """Executes one notebook and writes it back whole; a cell that fails leaves the file as it was."""
-    notebook = nbformat.read(path, as_version=4)
+def run(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Executes a notebook and writes it whole to its path; a cell that fails leaves the file as it was."""
     NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": HERE}}).execute()
     write_text(path, nbformat.writes(clean(notebook)) + "\n")
-    print(f"{path.name}: {len(notebook.cells)} cells")
+    print(f"{path.relative_to(HERE)}: {len(notebook.cells)} cells")
+
+
+def build(name: str) -> None:
+    """Runs a notebook; one that has a master is made from it after the master ran."""
+    path, master = HERE / f"{name}.ipynb", HERE / "key" / f"{name}.ipynb"
+    if not master.exists():
+        run(nbformat.read(path, as_version=4), path)
+        return
+    run(nbformat.read(master, as_version=4), master)
+    run(masters.student(nbformat.read(master, as_version=4)), path)
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or [path.stem for path in sorted(HERE.glob("*.ipynb"))]
+    chosen = sys.argv[1:] or sorted({path.stem for path in [*HERE.glob("*.ipynb"), *HERE.glob("key/*.ipynb")]})
     for name in chosen:
-        run(HERE / f"{name.removesuffix('.ipynb')}.ipynb")
+        build(name.removesuffix(".ipynb"))

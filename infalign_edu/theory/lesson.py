@@ -47,7 +47,11 @@ def naive_fixed_point(shown: str | Procedure, beta: float, steps: int = 40, step
         f = np.exp((phi - phi.max()) / beta)
         f /= panels.integral(f)
         F = panels.cumulative(f).clip(0, 1)
-        seen.append((panels.integral(np.where(f > 0, f, 1.0) * np.log(np.where(f > 0, f, 1.0)) * (f > 0)),
-                     panels.integral(shown.pdf(F) * f * G_ref)))
+        seen.append(
+            (
+                panels.integral(np.where(f > 0, f, 1.0) * np.log(np.where(f > 0, f, 1.0)) * (f > 0)),
+                panels.integral(shown.pdf(F) * f * G_ref),
+            )
+        )
     kl, win_rate = np.array(seen).T
     return History(np.full(steps, beta), kl, win_rate)
