@@ -128,14 +128,24 @@ def site(out: Path, source: Path) -> None:
         links = [COURSE, ("Slides", f"slides/{book.stem}.html")]
         write_page(out / f"{book.stem}.html", book.title, body, links, around)
     for name in references:
-        text = (TEACHING / f"{name}.md").read_text(encoding="utf-8")
-        write_page(out / f"{name}.html", name.capitalize(), render.markdown(text, stems), [COURSE])
+        body = render.markdown((TEACHING / f"{name}.md").read_text(encoding="utf-8"), stems)
+        write_page(out / f"{name}.html", name.capitalize(), _with_places(body, books), [COURSE])
     goals = {book.stem: [render.inline(goal) for goal in book.goals] for book in books}
     body = _template("index.html").render(books=books, goals=goals, references=references)
     write_page(out / "index.html", "The course", body, listed=False)
     slides(out / "slides", source, books)
     _assets(out, "page.css", "deck.css", "deck.js")
     print(f"{out / 'index.html'}: {len(books)} notebooks, {len(references)} reference pages")
+
+
+def _with_places(body: str, books: list[Book]) -> str:
+    """A page on which "02 §4" leads to section 4 of notebook 02."""
+    found = {}
+    for book in books:
+        text = "\n".join(cell.source for cell in book.notebook.cells if cell.cell_type == "markdown")
+        for heading, number in re.findall(r"(?m)^## ((\d+)\. .*)$", text):
+            found[f"{book.stem[:2]} §{number}"] = f"{book.stem}.html#{render.anchor(render.inline(heading))}"
+    return re.sub(r"\b\d\d §\d+", lambda m: f'<a href="{found[m[0]]}">{m[0]}</a>' if m[0] in found else m[0], body)
 
 
 def slides(out: Path, source: Path, books: list[Book] | None = None) -> None:

@@ -2,9 +2,9 @@
 
 The first cell gives the title slide, each `##` heading a new slide. From a section's prose stay its first sentence (its
 first paragraph if short), every sentence with something in bold, and what leads into a displayed equation; displayed
-equations, lists and tables stay whole. A box that begins "Predict, then reveal" is a slide of its own, and what the next
-code cells show is the slide after it. Other figures are slides too; a short text that follows goes under them. Other
-printed text, and all code, stays in the notebook.
+equations, lists and tables stay whole. A box that begins "Predict, then reveal" is a slide of its own, and what the
+next code cells show is the slide after it. Other figures are slides too; a short text that follows goes under them.
+Other printed text, and all code, stays in the notebook.
 
 Two cell tags overrule this: `slide` shows a cell whole, `no-slide` leaves it out. Left out: fragments, notes, themes.
 """

@@ -12,6 +12,7 @@ from collections.abc import Collection
 
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+LONG = 20  # characters
 LABELS = ("paper", "derived", "measured", "neighbour")
 
 
@@ -39,7 +40,10 @@ class Renderer(IPythonRenderer):
         return f'<a href="{html.escape(target)}">{text}</a>' if target else text
 
     def codespan(self, text: str) -> str:
-        code = f"<code>{html.escape(text, quote=False)}</code>"
+        words = html.escape(text, quote=False)
+        if len(text) > LONG:  # a long name may be broken after a stop, which copying does not notice
+            words = re.sub(r"([._(,])(?=[^\s.\d])", r"\1<wbr>", words)
+        code = f"<code>{words}</code>"
         return f'<a href="{self.base}{text}.html">{code}</a>' if text in self.stems else code
 
     def strong(self, text: str) -> str:
@@ -77,8 +81,12 @@ def markdown(source: str, stems: Collection[str] = (), base: str = "") -> str:
 
 
 def inline(source: str) -> str:
-    """One line of Markdown as HTML without a paragraph around it."""
-    return markdown(source).strip().removeprefix("<p>").removesuffix("</p>")
+    """One line of Markdown as HTML with nothing around it; read as a heading, in which "1. " begins no list.
+
+    >>> inline("1. A *word*")
+    '1. A <em>word</em>'
+    """
+    return re.sub(r"^<h1[^>]*>|</h1>$", "", markdown(f"# {' '.join(source.split())}").strip())
 
 
 def plain(source: str) -> str:
