@@ -66,6 +66,7 @@ def env(tmp_path_factory):
 
 @pytest.fixture
 def offline_pip(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "offline"))  # the guard alone, not a path to this tree
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("INFALIGN_EDU_SOURCE", raising=False)

@@ -90,7 +90,9 @@ def test_the_checksums_are_those_of_the_files_that_ship():
     assert found == machine.SHIPPED
 
 
-def test_a_changed_and_a_missing_embedded_file(tmp_path):
+def test_a_changed_and_a_missing_embedded_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CHECKOUT", tmp_path)
+    (tmp_path / ".git").mkdir()
     copy = shutil.copytree(embedded(), tmp_path / "embedded")
     assert machine.embedded_files(copy).ok
     weights = copy / "model" / "model.safetensors"
@@ -99,8 +101,10 @@ def test_a_changed_and_a_missing_embedded_file(tmp_path):
     assert str(machine.embedded_files(copy)) == (
         "FAIL embedded file model/model.safetensors is not the one that was shipped: git checkout data/embedded")  # fmt: skip
     weights.unlink()
+    (tmp_path / ".git").rmdir()  # as where a wheel is installed
     said = str(machine.embedded_files(copy))
     assert said.startswith("FAIL embedded files can't be read (FileNotFoundError: ") and "model.safetensors" in said
+    assert said.endswith("): install infalign-edu again")
 
 
 def test_a_model_file_cut_in_half(tmp_path):
@@ -171,7 +175,7 @@ def test_a_kernel_of_another_environment(tmp_path, monkeypatch):
 
 def test_a_kernel_that_finds_the_course_in_this_folder_only(monkeypatch):
     def asked(command, cwd, **options):
-        assert command[0] == sys.executable and not Path(cwd).is_relative_to(ROOT)
+        assert command[0] == sys.executable and not Path(cwd).resolve().is_relative_to(ROOT)
         return SimpleNamespace(returncode=1, stderr="No module named 'infalign_edu'")
 
     monkeypatch.setattr(subprocess, "run", asked)
