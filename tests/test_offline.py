@@ -75,6 +75,16 @@ def test_an_attempt_whose_error_is_swallowed_fails_the_session(tmp_path):
         assert done.returncode == code and ("203.0.113.7 by" in done.stdout) == (code == 1), done.stdout
 
 
+def test_news_that_jupyterlab_asks_for_is_refused_but_does_not_fail_the_session(tmp_path):
+    found: dict = {"__file__": str(ROOT / "conftest.py"), "__name__": "conftest"}
+    exec((ROOT / "conftest.py").read_text(), found)  # noqa: S102
+    log = tmp_path / "log"
+    log.write_text("a.org by /x/bin/jupyter-lab --no-browser\n192.0.2.1 by t.py\nb.org by /x/ipykernel_launcher.py -f\n"
+                   "c.org by /y/jupyterlab/__main__.py --x\nd.org by t.py /x/jupyter-lab\n")  # fmt: skip
+    kept = ["b.org by /x/ipykernel_launcher.py -f", "d.org by t.py /x/jupyter-lab"]
+    assert found["refused"](type("Config", (), {"refused_log": log})) == kept
+
+
 def test_one_test_may_ask_for_the_network(online):
     assert socket.getaddrinfo("192.0.2.1", 80)  # a number needs no look-up, so nothing is sent
     assert "INFALIGN_OFFLINE" not in os.environ
