@@ -30,7 +30,7 @@ def pytest_configure(config):
 
 
 def refused(config):
-    """Attempts that were ours: "host by program" lines, without the guard's tests and JupyterLab asking for its news."""
+    """Attempts that were ours, "host by program": neither the guard's tests nor JupyterLab asking for its news."""
     lines = [line.partition(" by ") for line in config.refused_log.read_text(encoding="utf-8").splitlines()]
     lab = ("/jupyter-lab", "/jupyterlab/__main__.py")
     return [host + by + who for host, by, who in lines if host != NOBODY and not who.split(" ")[0].endswith(lab)]
