@@ -4,7 +4,7 @@ BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab test test-all align notebooks lint pretrain clean
+.PHONY: help lab app test test-all align student key instructor grade slides site wheel notebooks lint pretrain clean
 
 help:                 ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/'
@@ -22,6 +22,9 @@ help:                 ## this list
 lab: .venv/lab        ## the environment, then the course in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
+app: .venv/lab        ## the six explorers as an app, without their code
+	$(BIN)/voila notebooks/explorer.ipynb
+
 test: .venv/test      ## the environment, then every test that is not slow, and every notebook
 	$(BIN)/python -m pytest -m "not slow" --doctest-modules $(NBVAL) infalign_edu tests notebooks
 
@@ -30,6 +33,28 @@ test-all: .venv/test  ## the slow tests too
 
 align: .venv/lab      ## the whole pipeline on the embedded model: best-of-4, exp:10 against identity
 	$(BIN)/python -m infalign_edu align --out runs/align-$$(date +%Y%m%d-%H%M%S)
+
+student: .venv/lab    ## copies to hand out: build/student
+	$(BIN)/python -m infalign_edu.classroom.masters student --out build/student
+
+key: .venv/lab        ## the solved notebooks: build/key
+	$(BIN)/python -m infalign_edu.classroom.masters key --out build/key
+
+instructor: .venv/lab ## the notebooks with visible and hidden tests, in nbgrader's format: build/instructor
+	$(BIN)/python -m infalign_edu.classroom.masters instructor --out build/instructor
+
+grade: .venv/test     ## SUBMISSIONS=dir -> build/grades: points as CSV, feedback as HTML
+	@test -n "$(SUBMISSIONS)" || { echo "SUBMISSIONS must name the folder of submissions: make grade SUBMISSIONS=dir"; exit 2; }
+	$(BIN)/python -m infalign_edu.classroom.grading "$(SUBMISSIONS)" --out build/grades
+
+slides: .venv/test    ## slides made from the notebooks: build/slides
+	$(BIN)/python notebooks/publish.py slides
+
+site: .venv/test      ## the solved course as web pages: build/site
+	$(BIN)/python notebooks/publish.py site
+
+wheel: .venv/test     ## the package as one file, for hosted notebooks: dist/
+	$(BIN)/python -m build --wheel --no-isolation
 
 notebooks: .venv/test ## run every notebook and save its outputs
 	$(BIN)/python notebooks/build.py
