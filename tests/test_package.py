@@ -63,7 +63,8 @@ def test_every_pin_lies_in_the_range_that_pyproject_allows():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for group in project["optional-dependencies"].values() for line in group]
     ranges = {Requirement(line).name: Requirement(line).specifier for line in [*project["dependencies"], *extras]}
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] not in "#-"]
+    files = [ROOT / "requirements.txt", ROOT / "requirements-test.txt"]
+    lines = [line for file in files for line in file.read_text().splitlines() if line and line[0] not in "#-"]
     pins = {Requirement(line).name: Requirement(line).specifier for line in lines}
     assert all(str(pin).startswith("==") for pin in pins.values())
     for name, pin in pins.items():
