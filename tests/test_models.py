@@ -181,7 +181,7 @@ def test_embedded_model():
 
 
 @pytest.mark.slow
-def test_smollm2_from_the_wheel(tmp_path, monkeypatch):
+def test_smollm2_from_the_wheel(tmp_path, monkeypatch, online):
     monkeypatch.setenv("INFALIGN_CACHE", str(tmp_path))
     monkeypatch.setattr(models.hub, "model_folder", lambda repo: (_ for _ in ()).throw(ConnectionError("no Hub")))
     try:
