@@ -86,7 +86,7 @@ class Explorer(Generic[Data]):
 
         return run
 
-    def compute(self, **values: Any) -> Data:
+    def compute(self, *_: Any, **values: Any) -> Data:  # any signature may take its place
         raise NotImplementedError
 
     def draw(self, data: Data) -> bytes:
