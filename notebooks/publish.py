@@ -104,7 +104,7 @@ def _fill_outputs(notebook: Any, student: Any) -> None:
 
 
 def prepared(notebook: Any) -> Any:
-    """The notebook as readers see it: no hidden tests or markers, no widgets (they need a kernel), solutions tagged."""
+    """The notebook as readers see it: no hidden tests or markers, nothing that needs a kernel, solutions tagged."""
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
@@ -112,7 +112,7 @@ def prepared(notebook: Any) -> Any:
         if MARKERS.search(cell.source) or cell.metadata.get("nbgrader", {}).get("solution"):
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "solution"]
         cell.source = MARKERS.sub("", HIDDEN.sub("", cell.source)).strip("\n")
-    notebook.cells = [cell for cell in notebook.cells if cell.source]
+    notebook.cells = [cell for cell in notebook.cells if cell.source and "bootstrap" not in deck.tags(cell)]
     return notebook
 
 

@@ -154,14 +154,16 @@ def key_cells():
     widget = new.new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}})
     figure = new.new_output("display_data", data={"image/png": "AAAA"}, metadata={"image/png": {"alt": "a < b"}})
     return [new.new_markdown_cell("# Key\n\n**5 minutes.** You can\n\n- do $a$,\n- and b."), new.new_code_cell(answer),
+            new.new_code_cell("install()", metadata={"tags": ["bootstrap"]}),
             new.new_code_cell(hidden, outputs=[widget, figure])]  # fmt: skip
 
 
-def test_solutions_are_folded_and_hidden_tests_and_widgets_left_out():
+def test_solutions_are_folded_and_hidden_tests_widgets_and_installation_left_out():
     book = publish.Book("key", publish.prepared(nbformat.v4.new_notebook(cells=key_cells())))
     body, _ = publish.Exporter(()).from_notebook_node(book.notebook)
     assert body.count('<details class="solution">') == 1 and body.index("<details") < body.index("return") < body.index("</details")
     assert "SOLUTION" not in body and "HIDDEN" not in body and "assert" not in body and "seen" in body
+    assert "install" not in body
     assert "widget" not in body and 'alt="a &lt; b"' in body
     assert (book.title, book.minutes, book.goals) == ("Key", "5 minutes", ["do $a$", "and b"])
 
@@ -292,43 +294,68 @@ def opened(tab, path):
     tab.evaluate("() => MathJax.startup.promise")
 
 
+WHOLE = {"raw": [], "images": 0, "equations": 0, "spoken": 0, "errors": [], "wide": 0}
+
+
 @needs_chromium
 def test_every_page_in_a_real_browser(site, pages, tab):
     """Figures drawn, every equation set, nothing fetched, no message, and no page wider than a telephone."""
-    whole = {"raw": [], "images": 0, "equations": 0, "spoken": 0, "errors": [], "wide": 0}
-    for name in pages:
+    for name in (name for name in pages if "/" not in name):
         opened(tab, site / name)
-        assert (name, tab.evaluate(LOOK)) == (name, whole)
-        if "/" not in name:
-            tab.set_viewport_size({"width": 390, "height": 720})
-            assert (name, tab.evaluate(LOOK)["wide"]) == (name, 0)
-            tab.set_viewport_size({"width": 1280, "height": 720})
+        assert (name, tab.evaluate(LOOK)) == (name, WHOLE)
+        tab.set_viewport_size({"width": 390, "height": 720})
+        assert (name, tab.evaluate("document.documentElement.scrollWidth - innerWidth")) == (name, 0)
+        tab.set_viewport_size({"width": 1280, "height": 720})
     assert tab.trouble == []
 
 
 NOW = """() => {
   const shown = [...document.querySelectorAll("section")].filter(s => getComputedStyle(s).visibility === "visible");
-  const box = shown[0].getBoundingClientRect(), inner = shown[0].querySelector(".inner").getBoundingClientRect();
-  return { shown: shown.length, place: document.getElementById("place").textContent, size: parseFloat(shown[0].querySelector(".inner").style.fontSize),
-           over: Math.max(inner.bottom - box.bottom, inner.right - box.right, box.top - inner.top) };
+  const inner = shown[0].querySelector(".inner"), box = shown[0].getBoundingClientRect(), text = inner.getBoundingClientRect();
+  return { shown: shown.length, place: document.getElementById("place").textContent, size: parseFloat(inner.style.fontSize),
+           over: Math.max(text.bottom - box.bottom, text.right - box.right, box.top - text.top) };
 }"""
+THROUGH = f"""(last) => {{
+  const seen = [];
+  for (let i = 0; i < last; i++) {{
+    seen.push(({NOW})());
+    document.dispatchEvent(new KeyboardEvent("keydown", {{ key: "ArrowRight" }}));
+  }}
+  return seen;
+}}"""
 
 
 @needs_chromium
-def test_arrow_keys_go_through_every_slide_and_each_fits_the_window(site, pages, tab):
+def test_every_slide_is_reached_and_fits_the_window(site, pages, tab):
     for name in (name for name in pages if name.startswith("slides/")):
         opened(tab, site / name)
+        assert (name, tab.evaluate(LOOK)) == (name, WHOLE)
         last = sum(tag == "section" for tag, _ in pages[name].tags)
-        for number in range(1, last + 1):
-            now = tab.evaluate(NOW)
-            assert (now["shown"], now["place"]) == (1, f"{number} of {last}"), name
-            assert now["over"] <= 0 and now["size"] >= 56, (name, now)
-            tab.keyboard.press("ArrowRight")
+        seen = tab.evaluate(THROUGH, last)
+        assert [now["place"] for now in seen] == [f"{i} of {last}" for i in range(1, last + 1)], name
+        assert {now["shown"] for now in seen} == {1}, name
+        assert [(i, now) for i, now in enumerate(seen, 1) if now["over"] > 0 or now["size"] < 56] == [], name
         assert tab.evaluate(NOW)["place"] == f"{last} of {last}" and tab.url.endswith(f"#{last}")
-        for key, number in (("ArrowLeft", last - 1), ("Home", 1), ("PageDown", 2), ("End", last), ("ArrowUp", last - 1)):
-            tab.keyboard.press(key)
-            assert tab.evaluate(NOW)["place"] == f"{number} of {last}", (name, key)
     assert tab.trouble == []
+
+
+@needs_chromium
+def test_keys_move_through_a_deck(site, pages, tab):
+    name = f"slides/{NOTEBOOKS[0].stem}.html"
+    last = sum(tag == "section" for tag, _ in pages[name].tags)
+    opened(tab, site / name)
+    for number in range(2, last + 1):
+        tab.keyboard.press("ArrowRight")
+        assert tab.evaluate(NOW)["place"] == f"{number} of {last}"
+    moves = [("ArrowRight", last), ("ArrowLeft", last - 1), ("Home", 1), ("PageDown", 2), (" ", 3), ("End", last), ("ArrowUp", last - 1)]
+    for key, number in moves:
+        tab.keyboard.press(key)
+        assert tab.evaluate(NOW)["place"] == f"{number} of {last}", key
+    tab.get_by_role("button", name="Next slide").focus()
+    tab.keyboard.press("Enter")
+    assert tab.evaluate(NOW)["place"] == f"{last} of {last}"
+    tab.goto(f"{(site / name).as_uri()}#3")
+    assert tab.evaluate(NOW)["place"] == f"3 of {last}"
 
 
 @needs_chromium

@@ -36,7 +36,7 @@ def slides(cells: list[Any]) -> list[Slide]:
     """The slides of a notebook's cells, in order."""
     first, *rest = [cell for cell in cells if "no-slide" not in tags(cell)]
     opening, *more = re.split(r"(?m)^(?=## )", source(first))
-    title = HEADING.match(opening.strip().splitlines()[0])
+    title = HEADING.match(opening.strip())
     deck = [Slide("title", title[2] if title else "", _goals(opening))]
     heading, asked = "", False
     for cell in [*({"cell_type": "markdown", "source": part, "metadata": {}} for part in more), *rest]:
