@@ -28,8 +28,9 @@ SIGHT = {
     "deuteranopia, Vienot": [[0.29031, 0.70969, 0.0], [0.29031, 0.70969, 0.0], [-0.02197, 0.02197, 1.0]],
 }
 XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]])
+# What axes may show without a unit in brackets: probabilities, densities over [0, 1], counts, and a reward's own scale.
 NO_UNIT = ("win rate", "standard win rate", "density", "step", "raw reward r", "largest error of the quantile",
-           "mean squared error", "transform / its value at 1", "mean over the last 8 batches")  # fmt: skip
+           "mean squared error", "cumulative probability", "transform / its value at 1", "mean over the last 8 batches")  # fmt: skip
 
 
 def linear(colour):
