@@ -4,7 +4,7 @@ BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab app test test-all align student key instructor grade slides site wheel notebooks lint pretrain clean
+.PHONY: help lab app test test-all check-env align student key instructor grade slides site wheel notebooks lint pretrain clean
 
 help:                 ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/'
@@ -30,6 +30,9 @@ test: .venv/test      ## the environment, then every test that is not slow, and 
 
 test-all: .venv/test  ## the slow tests too
 	$(BIN)/python -m pytest --doctest-modules $(NBVAL) infalign_edu tests notebooks
+
+check-env: .venv/lab  ## what this machine lacks for the course, and what mends it
+	$(BIN)/python -m infalign_edu check-env
 
 align: .venv/lab      ## the whole pipeline on the embedded model: best-of-4, exp:10 against identity
 	$(BIN)/python -m infalign_edu align --out runs/align-$$(date +%Y%m%d-%H%M%S)

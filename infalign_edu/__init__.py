@@ -1,34 +1,54 @@
 """infalign_edu: learn inference-aware language model alignment (InfAlign, arXiv 2412.19792) by running it.
 
-The method is imported at once and needs NumPy and SciPy only. Everything heavier (`theory`, `plots`, `lm`, `rl`,
-`align`, `CTRLConfig`) is loaded when it is first used.
+Everything is loaded when it is first used: the method needs NumPy and SciPy only, `theory`, `plots`, `lm`, `rl`,
+`align` and `CTRLConfig` are heavier. So `python -m infalign_edu check-env` can speak where NumPy is missing.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from infalign_edu.calibration import EmpiricalCalibrator, unbiased_power
-from infalign_edu.mixtures import Mixture
-from infalign_edu.procedures import (
-    BestOfN,
-    BestOfPoisson,
-    KthBest,
-    Procedure,
-    Standard,
-    TopM,
-    WorstOfN,
-    procedure,
-)
-from infalign_edu.shipped import shipped
-from infalign_edu.transforms import Exponential, Identity, Log, Power, Tabulated, standardize, transform
-from infalign_edu.winrate import PromptMean, win_rate
+from infalign_edu.shipped import shipped  # at once: it has the name of its module
+
+if TYPE_CHECKING:
+    from infalign_edu.calibration import EmpiricalCalibrator, unbiased_power
+    from infalign_edu.mixtures import Mixture
+    from infalign_edu.procedures import (
+        BestOfN,
+        BestOfPoisson,
+        KthBest,
+        Procedure,
+        Standard,
+        TopM,
+        WorstOfN,
+        procedure,
+    )
+    from infalign_edu.transforms import Exponential, Identity, Log, Power, Tabulated, standardize, transform
+    from infalign_edu.winrate import PromptMean, win_rate
 
 __version__ = "0.1.0"
 
 _MODULES = ("theory", "plots", "lm", "rl", "classroom")
-_NAMES = {"align": "infalign_edu.rl.ctrl", "CTRLConfig": "infalign_edu.rl.config"}
+_HOME = {
+    "calibration": ("EmpiricalCalibrator", "unbiased_power"),
+    "mixtures": ("Mixture",),
+    "procedures": (
+        "BestOfN",
+        "BestOfPoisson",
+        "KthBest",
+        "Procedure",
+        "Standard",
+        "TopM",
+        "WorstOfN",
+        "procedure",
+    ),
+    "transforms": ("Exponential", "Identity", "Log", "Power", "Tabulated", "standardize", "transform"),
+    "winrate": ("PromptMean", "win_rate"),
+    "rl.ctrl": ("align",),
+    "rl.config": ("CTRLConfig",),
+}
+_NAMES = {name: f"infalign_edu.{module}" for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "BestOfN",
@@ -53,7 +73,8 @@ __all__ = [
     "unbiased_power",
     "win_rate",
     *_MODULES,
-    *_NAMES,
+    "align",
+    "CTRLConfig",
 ]
 
 
