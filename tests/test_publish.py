@@ -144,6 +144,7 @@ def test_links_between_notebooks_become_links_between_pages():
     assert "<a" not in render.markdown("[a file](../data/runs/align.csv)", stems)
     assert 'href="https://arxiv.org/abs/2412.19792"' in render.markdown("[p](https://arxiv.org/abs/2412.19792)", stems)
     assert r"\(a &lt; b\)" in render.markdown("$a < b$") and r"\[\tfrac12\]" in render.markdown("$$\\tfrac12$$")
+    assert render.markdown("## 2. A *b*'s").strip() == '<h2 id="2.-A-b&#x27;s">2. A <em>b</em>\'s</h2>'
     assert "&lt;b&gt;" in render.inline("`<b>`") and "<p>" not in render.inline("a *word*")
 
 
@@ -204,7 +205,7 @@ def test_slides_follow_the_headings_boxes_equations_and_figures():
         new.new_markdown_cell("**Short.**\n\n## 2. Second\n\nIts text."),
         new.new_code_cell("", outputs=[printed, figure]),
         new.new_code_cell("print(0.5)", outputs=[printed]),
-        new.new_markdown_cell("Left out whole.", metadata={"tags": ["no-slide"]}),
+        new.new_markdown_cell("**Left out whole.**", metadata={"tags": ["no-slide"]}),
         new.new_markdown_cell("Kept. Whole.", metadata={"tags": ["slide"]}),
     ]
     found = [(s.kind, s.heading, s.body, s.output) for s in deck.slides(cells)]
