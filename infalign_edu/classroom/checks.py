@@ -30,6 +30,11 @@ def check(name: str, function: Callable[..., Any]) -> None:
     best-of-n-density: not yet. ...
     """
     exercise = find(name)
+    if not callable(function):
+        print(
+            f"{name}: not yet. Give `check` the function itself, not a value of it: you gave {type(function).__name__}."
+        )
+        return
     found = verdict(exercise, function)
     if found.passed:
         print(f"{name}: right, on {found.tried} random inputs.")

@@ -8,6 +8,7 @@ first differs. `judge` sees values only and never calls the learner's code, so t
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +49,10 @@ class Exercise:
     """One exercise of a notebook: its texts, its points, its right answer and its known wrong ones.
 
     `inputs` draws the arguments of one call from a generator: numbers, strings, arrays, torch tensors, or tuples, lists
-    and dicts of them. `points` 2 means one for the visible and one for the hidden tests.
+    and dicts of them. `corners` draw the first cases of every run: what must never be left to chance, such as N = 1.
+    `points` 2 means one for the visible and one for the hidden tests.
 
-    Raises: ValueError unless there are three hints and at least four mistakes.
+    Raises: ValueError unless there are three hints, at least four mistakes and at least three tries more than corners.
     """
 
     name: str
@@ -65,21 +67,23 @@ class Exercise:
     hints: tuple[str, str, str]
     tolerance: float = 1e-6
     tries: int = 6
+    corners: tuple[Callable[[np.random.Generator], Arguments], ...] = ()
 
     def __post_init__(self) -> None:
         for field, value, accepted, holds in (
             ("hints", len(self.hints), "3 steps", len(self.hints) == 3),
             ("mistakes", len(self.mistakes), "at least 4", len(self.mistakes) >= 4),
             ("difficulty", self.difficulty, "1, 2 or 3", self.difficulty in DIFFICULTY),
-            ("tries", self.tries, "at least 3", self.tries >= 3),
+            ("tries", self.tries, "3 more than its corners", self.tries >= 3 + len(self.corners)),
         ):
             if not holds:
                 raise ValueError(f"{field} of exercise {self.name!r} must be {accepted}, got {value}")
 
     def cases(self, seed: int) -> list[Arguments]:
-        """The arguments of `tries` calls, the same for the same seed."""
+        """The arguments of `tries` calls, the corners first; the same for the same seed."""
         rng = np.random.default_rng([seed, *self.name.encode()])
-        return [self.inputs(rng) for _ in range(self.tries)]
+        draws = [*self.corners, *[self.inputs] * (self.tries - len(self.corners))]
+        return [draw(rng) for draw in draws]
 
     @property
     def heading(self) -> str:
@@ -94,7 +98,10 @@ def call(function: Callable[..., Any], arguments: Arguments) -> Any:
     given = copy.deepcopy(arguments)
     try:
         value = function(*given)
-    except Exception as error:  # whatever a learner's code raises is shown to its author, not to the caller
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever a learner's code raises is shown to its author, not to the caller
         return Failure(f"it raised {type(error).__name__}: {error}")
     if not all(same(now, before, 0.0) for now, before in zip(given, arguments, strict=True)):
         return Failure("it changes its input in place; work on a copy, since the caller still needs the original")
@@ -114,7 +121,7 @@ def same(value: Any, expected: Any, tolerance: float) -> bool:
         return type(expected) is type(value) and expected == value
     try:
         left, right = array(value), array(expected)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError):
         if isinstance(value, (list, tuple)) and isinstance(expected, (list, tuple)):
             return len(value) == len(expected) and all(map(lambda v, e: same(v, e, tolerance), value, expected))
         return False
@@ -122,10 +129,11 @@ def same(value: Any, expected: Any, tolerance: float) -> bool:
 
 
 def array(value: Any) -> np.ndarray:
-    """Numbers as one float array; a torch tensor is detached. Raises: TypeError or ValueError for anything else."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    found = np.asarray(value)
+    """Numbers as one float array; a torch tensor is detached. Raises: ValueError for anything else."""
+    try:
+        found = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    except Exception as error:  # a learner may return any object, and an object may raise anything
+        raise ValueError(f"values must be numbers, got {type(value).__name__}") from error
     if found.dtype.kind not in "biuf":
         raise ValueError(f"values must be real numbers, got {found.dtype}")
     return found.astype(float)
@@ -146,7 +154,9 @@ def judge(exercise: Exercise, cases: Sequence[Arguments], values: Sequence[Any])
 
 
 def _agrees(exercise: Exercise, answer: Callable[..., Any], case: Arguments, value: Any) -> bool:
-    expected = call(answer, case)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):  # a mistake may divide by zero, the learner did not
+        warnings.simplefilter("ignore")
+        expected = call(answer, case)
     if isinstance(expected, Failure) or isinstance(value, Failure):
         return False
     return same(value, expected, exercise.tolerance)
@@ -157,37 +167,57 @@ def _where(exercise: Exercise, case: Arguments, value: Any, wrong: int, tried: i
     shown = ", ".join(_short(argument) for argument in case)
     if isinstance(value, Failure):
         return f"For the input ({shown}) {value.says}."
-    expected = exercise.answer(*copy.deepcopy(case))
     if value is None:
         return f"For the input ({shown}) your function returns None: is a `return` missing?"
+    found = _difference(value, call(exercise.answer, case), exercise.tolerance, "your value")
+    return f"Wrong on {wrong} of {tried} random inputs. For ({shown}) {found}."
+
+
+def _difference(value: Any, expected: Any, tolerance: float, name: str) -> str:
+    """The first difference between two values that are not the same; parts of dicts and lists by their place."""
+    if isinstance(expected, dict) and isinstance(value, dict) and expected.keys() == value.keys():
+        key = next(key for key in expected if not same(value[key], expected[key], tolerance))
+        return _difference(value[key], expected[key], tolerance, f"{name}[{key!r}]")
+    if isinstance(expected, str) and isinstance(value, str):
+        return f"{name} is {_short(value)}; another text is asked for"
     try:
         left, right = array(value), array(expected)
-    except (TypeError, ValueError, RuntimeError):
-        returned, asked = type(value).__name__, _kind(expected)
-        return f"For the input ({shown}) your function returns a {returned}; {asked} is asked for."
+    except (TypeError, ValueError):
+        if isinstance(expected, (list, tuple)) and isinstance(value, (list, tuple)) and len(expected) == len(value):
+            at = next(i for i in range(len(expected)) if not same(value[i], expected[i], tolerance))
+            return _difference(value[at], expected[at], tolerance, f"{name}[{at}]")
+        return f"{name} is {_kind(value)}; {_kind(expected)} is asked for"
     if left.shape != right.shape:
-        return f"For the input ({shown}) the shape of your value is {left.shape}; it should be {right.shape}."
-    if not np.all(np.isfinite(left)) and np.all(np.isfinite(right)):
-        return f"For the input ({shown}) your value is not finite: {_short(value)}."
-    off = np.nanmax(np.abs(left - right))
-    counted = f"Wrong on {wrong} of {tried} random inputs"
-    return f"{counted}. For ({shown}) you return {_short(value)}, off by up to {off:.3g}."
+        return f"the shape of {name} is {left.shape}; it should be {right.shape}"
+    unlike = ~np.isfinite(left) & np.isfinite(right)
+    if unlike.any():
+        return f"{name} is not finite: {_short(value)}"
+    off = np.abs(left - right)[np.isfinite(left) & np.isfinite(right)]
+    if off.size == 0 or not np.any(off > tolerance):
+        return f"{name} is {_short(value)}, which should not be finite everywhere"
+    return f"{name} is {_short(value)}, off by up to {off.max():.3g}"
 
 
-def _kind(expected: Any) -> str:
-    if isinstance(expected, (str, dict)):
-        return f"a {type(expected).__name__}"
-    return "a number" if np.ndim(expected) == 0 else f"an array of shape {np.shape(expected)}"
+def _kind(value: Any) -> str:
+    """What a value is, in words: its type, its keys, its length or its shape."""
+    if value is None:
+        return "None"
+    if isinstance(value, dict):
+        return f"a dict with the keys {', '.join(map(str, value))}"
+    try:
+        shape = array(value).shape
+    except (TypeError, ValueError):
+        length = f" of {len(value)}" if isinstance(value, (list, tuple)) else ""
+        return f"a value of type {type(value).__name__}{length}"
+    return f"an array of shape {shape}" if shape else "a number"
 
 
 def _short(value: Any) -> str:
     """A value on one line, long arrays cut."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, (np.ndarray, np.generic, list, float)):
+    try:
         with np.printoptions(precision=4, suppress=True, threshold=8, edgeitems=2):
-            text = str(np.asarray(value))
-    else:
+            text = str(array(value)) if not isinstance(value, int) else str(value)
+    except ValueError:
         text = repr(value)
     text = " ".join(text.split())
     return text if len(text) <= 120 else text[:117] + "..."
