@@ -78,13 +78,17 @@ class Explorer(Generic[Data]):
             try:
                 callback(*arguments)
             except Exception as error:  # a page that silently stops answering is the worst of all errors
-                self.error = error
-                says = html.escape(f"{type(error).__name__}: {error}")
-                self.message.value = f'<div role="alert" style="color:#a3000b"><b>This did not work.</b> {says}</div>'
+                self.complain(error)
             else:
                 self.error, self.message.value = None, ""
 
         return run
+
+    def complain(self, error: Exception) -> None:
+        """Shows an error to the learner, for work that no control has started."""
+        self.error = error
+        says = html.escape(f"{type(error).__name__}: {error}")
+        self.message.value = f'<div role="alert" style="color:#a3000b"><b>This did not work.</b> {says}</div>'
 
     def compute(self, *_: Any, **values: Any) -> Data:  # any signature may take its place
         raise NotImplementedError
