@@ -192,7 +192,8 @@ def _difference(value: Any, expected: Any, tolerance: float, name: str) -> str:
     unlike = ~np.isfinite(left) & np.isfinite(right)
     if unlike.any():
         return f"{name} is not finite: {_short(value)}"
-    off = np.abs(left - right)[np.isfinite(left) & np.isfinite(right)]
+    both = np.isfinite(left) & np.isfinite(right)
+    off = np.abs(left[both] - right[both])
     if off.size == 0 or not np.any(off > tolerance):
         return f"{name} is {_short(value)}, which should not be finite everywhere"
     return f"{name} is {_short(value)}, off by up to {off.max():.3g}"

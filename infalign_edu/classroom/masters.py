@@ -38,22 +38,33 @@ _CHECK = re.compile(r"^check\(\s*\"([^\"]+)\",\s*(\w+)\s*\)\s*$", re.MULTILINE)
 def answers(master: Notebook) -> Iterator[tuple[Notebook, str, str]]:
     """The answer cells of a notebook, each with its exercise's name and the name of the function asked for.
 
-    Raises: ValueError for an answer cell without solution lines or without `check("<exercise>", <function>)`.
+    Raises: ValueError for an answer cell without one pair of solution lines, without its one
+        `check("<exercise>", <function>)`, or with another grade_id; for solution lines in another cell, which no copy
+        would leave out; for an exercise that is asked twice.
     """
+    seen = set()
     for number, cell in enumerate(master.cells):
+        found = len(_SOLUTION.findall(cell.source)), cell.source.count("SOLUTION")
         if not cell.metadata.get("nbgrader", {}).get("solution"):
+            if "### BEGIN SOLUTION" in cell.source or "### END SOLUTION" in cell.source:
+                raise ValueError(f"cell {number} must carry nbgrader's solution mark, since it holds solution lines")
             continue
+        if found != (1, 2):
+            raise ValueError(f"cell {number} must hold one answer between ### BEGIN SOLUTION and ### END SOLUTION")
         called = _CHECK.findall(cell.source)
-        if len(called) != 1:
+        if len(called) != 1 or not _CHECK.search(cell.source.rstrip().rsplit("\n", 1)[-1]):
             raise ValueError(f'cell {number} must end with one check("<exercise>", <function>), got {len(called)}')
         (name, function) = called[0]
         if cell.metadata.nbgrader.grade_id != name:
             raise ValueError(f"grade_id of cell {number} must be {name!r}, got {cell.metadata.nbgrader.grade_id!r}")
+        if name in seen:
+            raise ValueError(f"exercise {name!r} must be asked once, got it again in cell {number}")
+        seen.add(name)
         yield cell, name, function
 
 
 def student(master: Notebook) -> Notebook:
-    """The copy for students: answers replaced by a stub that returns None."""
+    """The copy for students: answers replaced by a stub that returns None. Raises: ValueError as `answers` does."""
     return _copy(master, lambda source: _SOLUTION.sub(rf"\1{STUB}", source))
 
 
@@ -83,11 +94,12 @@ def hosted(notebook: Notebook) -> Notebook:
 
 
 def _copy(master: Notebook, rewrite: Callable[[str], str]) -> Notebook:
-    made = copy.deepcopy(master)
+    """The notebook without outputs, its answer cells rewritten. Raises: ValueError as `answers` does."""
+    made, given = copy.deepcopy(master), [name for _, name, _ in answers(master)]
     for cell in made.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-            if cell.metadata.get("nbgrader", {}).get("solution"):
+            if cell.metadata.get("nbgrader", {}).get("grade_id") in given:
                 cell.source = rewrite(cell.source)
     return made
 

@@ -193,10 +193,7 @@ EXERCISES = (
                 "That is the KL from the reference. The question is how far the policy is from the optimum.",
                 lambda p, q, r, beta: beta * _kl(p, q),
             ),
-            Mistake(
-                "The sign: you return J of the policy minus the best J, which is never positive.",
-                lambda p, q, r, beta: -_short(p, q, r, beta),
-            ),
+            Mistake("The sign: J of the policy minus the best J is never positive.", lambda *case: -_short(*case)),
             Mistake(
                 "You subtract the mean reward alone: the policy's J also pays beta times its KL from the reference.",
                 lambda p, q, r, beta: _short(p, q, r, beta) - beta * _kl(p, q),
