@@ -1,6 +1,5 @@
 """The course as pages and slides: whole, linked, readable without a network, and looked at in a real browser."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -18,6 +17,8 @@ import publish  # noqa: E402
 from web import deck, render  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+KEY = ROOT / "notebooks" / "key"
+SOURCE = KEY if KEY.is_dir() else ROOT / "notebooks"  # what the site is made from
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -88,7 +89,7 @@ def test_every_link_leads_to_a_page_and_a_place_in_it(pages, site):
 
 
 def test_links_out_of_the_site_stand_in_the_notebooks_and_references(pages):
-    texts = [path.read_text(encoding="utf-8") for path in [*NOTEBOOKS, *(ROOT / "notebooks/key").glob("*.ipynb"),
+    texts = [path.read_text(encoding="utf-8") for path in [*NOTEBOOKS, *KEY.glob("*.ipynb"),
                                                            *(ROOT / "teaching").glob("*.md")]]  # fmt: skip
     outside = {link for page in pages.values() for link in page.links if "://" in link}
     assert [link for link in outside if not any(link in text for text in texts)] == []
@@ -105,11 +106,10 @@ def test_no_page_fetches_anything_from_another_host(pages, site):
 
 
 def test_every_figure_of_a_notebook_is_on_its_page_with_its_own_words(pages):
-    for path in NOTEBOOKS:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        outputs = [out for cell in cells if cell["cell_type"] == "code" for out in cell["outputs"]]
+    for book in publish.read(SOURCE):
+        outputs = [out for cell in book.notebook.cells for out in cell.get("outputs", [])]
         alts = [out["metadata"]["image/png"]["alt"] for out in outputs if "image/png" in out.get("data", {})]
-        for name in (f"{path.stem}.html", f"slides/{path.stem}.html"):
+        for name in (f"{book.stem}.html", f"slides/{book.stem}.html"):
             shown = [image["alt"] for image in pages[name].images]
             assert alts and [alt for alt in alts if alt not in shown] == [], name
 
@@ -129,8 +129,7 @@ def test_no_equation_stays_raw_in_the_text(pages):
 
 def test_the_index_says_what_each_notebook_is_for(pages):
     text = " ".join(" ".join(pages["index.html"].prose).split())
-    for path in NOTEBOOKS:
-        book = publish.Book(path.stem, nbformat.read(path, as_version=4))
+    for book in publish.read(SOURCE):
         assert f"{book.stem}.html" in pages["index.html"].links and f"slides/{book.stem}.html" in pages["index.html"].links
         assert re.sub("&.*", "", book.title) in text and book.minutes in text
         assert book.stem[0].isalpha() or len(book.goals) >= 3
@@ -184,7 +183,7 @@ def test_a_key_is_read_before_the_student_copy_and_takes_its_outputs(tmp_path):
 
 
 def test_the_same_notebook_gives_the_same_bytes(site):
-    book = next(book for book in publish.read(ROOT / "notebooks/key") if book.stem == NOTEBOOKS[0].stem)
+    book = next(book for book in publish.read(SOURCE) if book.stem == NOTEBOOKS[0].stem)
     body, _ = publish.Exporter(()).from_notebook_node(book.notebook)
     assert re.sub(r"</?a[^>]*>", "", body) in re.sub(r"</?a[^>]*>", "", (site / f"{book.stem}.html").read_text())
 
@@ -207,6 +206,9 @@ def test_slides_follow_the_headings_boxes_equations_and_figures():
         new.new_code_cell("print(0.5)", outputs=[printed]),
         new.new_markdown_cell("**Left out whole.**", metadata={"tags": ["no-slide"]}),
         new.new_markdown_cell("Kept. Whole.", metadata={"tags": ["slide"]}),
+        new.new_markdown_cell("### Exercise 2.1\n\nSolve it."),
+        new.new_code_cell("f = 1", outputs=[printed], metadata={"tags": ["solution"]}),
+        new.new_markdown_cell("**After it.**"),
     ]
     found = [(s.kind, s.heading, s.body, s.output) for s in deck.slides(cells)]
     assert found == [
@@ -217,6 +219,8 @@ def test_slides_follow_the_headings_boxes_equations_and_figures():
         ("reveal", "1. First", "**Short.**", printed),
         ("text", "2. Second", "Its text.", None),
         ("reveal", "2. Second", "Kept. Whole.", figure),
+        ("text", "Exercise 2.1", "Solve it.", None),
+        ("text", "2. Second", "**After it.**", None),
     ]
 
 
@@ -314,7 +318,7 @@ NOW = """() => {
   const shown = [...document.querySelectorAll("section")].filter(s => getComputedStyle(s).visibility === "visible");
   const inner = shown[0].querySelector(".inner"), box = shown[0].getBoundingClientRect(), text = inner.getBoundingClientRect();
   return { shown: shown.length, place: document.getElementById("place").textContent, size: parseFloat(inner.style.fontSize),
-           over: Math.max(text.bottom - box.bottom, text.right - box.right, box.top - text.top) };
+           over: Math.max(text.bottom - box.bottom, text.right - box.right, box.top - text.top, inner.scrollWidth - inner.clientWidth - 1) };
 }"""
 THROUGH = f"""(last) => {{
   const seen = [];

@@ -12,6 +12,7 @@ import torch
 
 import infalign_edu as ia
 from infalign_edu import theory
+from infalign_edu.classroom.exercises import catalogue
 from infalign_edu.rl import objectives
 
 ROOT = Path(__file__).parents[1]
@@ -23,9 +24,10 @@ EXPLORERS = {"TransformExplorer", "CalibrationExplorer", "FrontierExplorer", "Fi
 
 
 def prose(path):
-    """The Markdown cells of a notebook, one text."""
+    """The Markdown cells of a notebook without its exercises, one text."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    return "\n".join(re.sub(r"(?ms)^### Exercise.*?(?=^## |\Z)", "", text) for text in texts)
 
 
 PROSE = {number: prose(path) for number, path in BOOKS.items()}
@@ -128,16 +130,21 @@ def test_homework_adds_up(text, total):
     assert sum(int(row["min"]) for row in rows(text) if "task" in row) == total == 180
 
 
-def test_exercises_that_a_plan_names_exist():
-    from infalign_edu.classroom.exercises import catalogue
-
-    known = {exercise.name: exercise.notebook[:2] for exercise in catalogue()}
+def test_exercises_in_a_plan_exist_and_have_their_minutes():
+    known = {exercise.name: exercise for exercise in catalogue()}
     for name, plan in PLANS.items():
-        for row in plan:
-            said = row["exercise"]
-            assert not said or re.fullmatch(r"`[a-z0-9-]+`|exercises of \d\d", said), (name, row)
-            if said.startswith("`"):
-                assert known.get(said.strip("`")) == row["notebook"][:2], (name, said)
+        for row in (row for row in plan if row["exercise"]):
+            exercise = known[row["exercise"].strip("`")]
+            assert exercise.notebook[:2] == row["notebook"][:2] and exercise.minutes <= int(row["min"]), (name, row)
+
+
+def test_three_weeks_set_every_exercise_once_in_class_or_at_home():
+    minutes_of = {exercise.name: exercise.minutes for exercise in catalogue()}
+    at_home = [row for row in rows(read("plan_three_weeks.md")) if "task" in row and re.match(r"`[a-z][a-z0-9-]+`,", row["task"])]
+    set_at_home = [re.findall(r"`([a-z0-9-]+)`", row["task"]) for row in at_home]
+    assert [int(row["min"]) for row in at_home] == [sum(minutes_of[name] for name in names) for names in set_at_home]
+    in_class = [row["exercise"].strip("`") for name, plan in PLANS.items() if "three_weeks" in name for row in plan if row["exercise"]]
+    assert sorted(in_class + sum(set_at_home, [])) == sorted(minutes_of)
 
 
 def test_the_generated_blocks_are_those_of_the_catalogue():

@@ -20,6 +20,7 @@ PROTECTED = re.compile(r"\$[^$]*\$|`[^`]*`|\b(?:e\.g|i\.e|et al|cf|vs)\.|\([^()]
 LABEL = 40  # characters: a sentence as short as "**Derived.**" takes the next one with it
 SHORT = 360  # characters: a first paragraph that is shorter stays whole
 HEADING = re.compile(r"(#{1,6})\s+(.*)")
+SECTION = re.compile(r"(?m)^## (.*)$")
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,16 @@ def slides(cells: list[Any]) -> list[Slide]:
     opening, *more = re.split(r"(?m)^(?=## )", source(first))
     title = HEADING.match(opening.strip())
     deck = [Slide("title", title[2] if title else "", _goals(opening))]
-    heading, asked = "", False
+    heading, section, asked = "", "", False
     for cell in [*({"cell_type": "markdown", "source": part, "metadata": {}} for part in more), *rest]:
         if cell["cell_type"] == "markdown":
             found = _text_slides(source(cell), heading, whole="slide" in tags(cell))
             deck += _captioned(deck, found)
             heading = found[-1].heading if found else heading
+            section = next((title for title in reversed(SECTION.findall(source(cell)))), section)
             asked = bool(found) and found[-1].kind == "predict"
+        elif "solution" in tags(cell):
+            heading, asked = section, False  # an exercise ends with its answer, which is not shown
         else:
             shown = _shown(cell, asked or "slide" in tags(cell))
             deck += [Slide("reveal", heading, output=output) for output in shown]
