@@ -196,17 +196,17 @@ def test_a_source_that_is_no_folder_is_one_line(capsys):
 def test_slides_follow_the_headings_boxes_equations_and_figures():
     new, text = nbformat.v4, "**Derived.** This holds (see 2. B). Not this. So\n\n$$a = 1$$\n\nDropped. **Kept.**"
     figure = new.new_output("display_data", data={"image/png": "AAAA"}, metadata={"image/png": {"alt": "seen"}})
-    printed = new.new_output("stream", name="stdout", text="0.5\n")
+    printed, alt = (new.new_output("stream", name="stdout", text=text) for text in ("0.5\n", "a" * 200))
     cells = [
         new.new_markdown_cell("# T\n\n**5 minutes.** More.\n\n- goal\n\nNot a goal.\n\n## 1. First\n\nOpening sentence."),
         new.new_markdown_cell(f"{text}\n\n> **Predict, then reveal.** How\n> much?"),
-        new.new_code_cell("print(0.5)", outputs=[printed]),
+        new.new_code_cell("print(0.5)", outputs=[printed, alt, figure]),
         new.new_markdown_cell("**Short.**\n\n## 2. Second\n\nIts text."),
         new.new_code_cell("", outputs=[printed, figure]),
         new.new_code_cell("print(0.5)", outputs=[printed]),
         new.new_markdown_cell("**Left out whole.**", metadata={"tags": ["no-slide"]}),
         new.new_markdown_cell("Kept. Whole.", metadata={"tags": ["slide"]}),
-        new.new_markdown_cell("### Exercise 2.1\n\nSolve it."),
+        new.new_markdown_cell("### Exercise 2.1\n*One point.*\n\nSolve it. At once."),
         new.new_code_cell("f = 1", outputs=[printed], metadata={"tags": ["solution"]}),
         new.new_markdown_cell("**After it.**"),
     ]
@@ -216,10 +216,11 @@ def test_slides_follow_the_headings_boxes_equations_and_figures():
         ("text", "1. First", "Opening sentence.", None),
         ("text", "1. First", "**Derived.** This holds (see 2. B). So\n\n$$a = 1$$\n\n**Kept.**", None),
         ("predict", "1. First", "**Predict, then reveal.** How\nmuch?", None),
-        ("reveal", "1. First", "**Short.**", printed),
+        ("reveal", "1. First", "", printed),
+        ("reveal", "1. First", "**Short.**", figure),
         ("text", "2. Second", "Its text.", None),
         ("reveal", "2. Second", "Kept. Whole.", figure),
-        ("text", "Exercise 2.1", "Solve it.", None),
+        ("text", "Exercise 2.1", "*One point.*\n\nSolve it. At once.", None),
         ("text", "2. Second", "**After it.**", None),
     ]
 

@@ -4,7 +4,7 @@ The first cell gives the title slide, each `##` heading a new slide. From a sect
 first paragraph if short), every sentence with something in bold, and what leads into a displayed equation; displayed
 equations, lists and tables stay whole. A box that begins "Predict, then reveal" is a slide of its own, and what the
 next code cells show is the slide after it. Other figures are slides too; a short text that follows goes under them.
-Other printed text, and all code, stays in the notebook.
+Exercises stay whole. Other printed text, and all code, stays in the notebook.
 
 Two cell tags overrule this: `slide` shows a cell whole, `no-slide` leaves it out. Left out: fragments, notes, themes.
 """
@@ -18,6 +18,7 @@ from typing import Any
 LINES, CAPTION = 11, 4  # lines of a slide, before the next begins with the same heading; and of text under a figure
 PROTECTED = re.compile(r"\$[^$]*\$|`[^`]*`|\b(?:e\.g|i\.e|et al|cf|vs)\.|\([^()]*\)")
 LABEL = 40  # characters: a sentence as short as "**Derived.**" takes the next one with it
+WIDE = 140  # characters: printed text with a longer line is no table
 SHORT = 360  # characters: a first paragraph that is shorter stays whole
 HEADING = re.compile(r"(#{1,6})\s+(.*)")
 SECTION = re.compile(r"(?m)^## (.*)$")
@@ -79,9 +80,10 @@ def is_figure(output: Any) -> bool:
 
 
 def _shown(cell: Any, printed_too: bool) -> list[Any]:
-    """A code cell's figures or, where it has none and answers a question, its printed text."""
+    """A code cell's figures and, where it answers a question, its printed tables."""
     outputs = cell.get("outputs", [])
-    return list(filter(is_figure, outputs)) or [out for out in outputs if printed_too and "text" in out]
+    printed = [out for out in outputs if "text" in out and max(map(len, out["text"].splitlines()), default=0) <= WIDE]
+    return [out for out in outputs if is_figure(out) or (printed_too and out in printed)]
 
 
 def _goals(opening: str) -> str:
@@ -92,8 +94,8 @@ def _goals(opening: str) -> str:
 
 def blocks(text: str) -> list[str]:
     """Headings, paragraphs, list items, tables, quotes and displayed equations of a Markdown text, one string each."""
-    pieces = re.split(r"(\$\$.*?\$\$)", text, flags=re.S)
-    apart = r"\n\s*\n|\n(?=#|[-*] |\d+\. )|(?<=\n)(?=#)"
+    pieces = re.split(r"(\$\$.*?\$\$)", re.sub(r"(?m)^(#{1,6} .*)$", r"\1\n", text), flags=re.S)
+    apart = r"\n\s*\n|\n(?=#|[-*] |\d+\. )"
     split = [[piece] if piece.startswith("$$") else re.split(apart, piece) for piece in pieces]
     found = [block.strip() for group in split for block in group]
     return [block for block in found if block.strip(" .,")]  # a full stop after an equation is no paragraph
@@ -119,7 +121,7 @@ def _text_slides(text: str, heading: str, whole: bool) -> list[Slide]:
             turn_page()
             quoted = re.sub(r"(?m)^> ?", "", part)
             deck.append(Slide("predict" if "redict, then reveal" in part else "text", heading, quoted))
-        elif kept := part if whole else _essence(part, fresh, following):
+        elif kept := part if whole or heading.startswith("Exercise") else _essence(part, fresh, following):
             fresh = False
             if following.startswith("$$"):  # what leads into an equation stays with it
                 lead += kept + "\n\n"
