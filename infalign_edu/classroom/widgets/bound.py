@@ -1,4 +1,4 @@
-"""What no transform beats under a procedure, quickly enough for a slider: W*(KL), and the optimum that attains it.
+"""What no transform beats under a procedure, and what a named one earns, quickly enough for a slider.
 
 `theory.optimum` takes 5 to 100 ms for one beta. W*(KL) has the slope beta, so a few certified optima and their slopes
 give the whole curve; for standard, best-of-N and worst-of-N the one-curve theorem gives it at once. What is kept per
@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import CubicHermiteSpline
+from scipy.interpolate import CubicHermiteSpline, CubicSpline
 
 import infalign_edu as ia
 from infalign_edu import theory
@@ -19,6 +19,7 @@ from infalign_edu.order_statistics import Array
 
 U = 0.5 - 0.5 * np.cos(np.pi * np.linspace(0, 1, 257))  # denser at both ends, where densities have layers
 SURE = 0.9999  # above this win rate the curve counts as flat: what is left is not worth a solution
+MOST_KL = 1.5  # nats, where the curves end
 KINDS = ["standard", "best-of", "worst-of", "2nd-best-of", "top-2-of", "best-of-poisson"]
 
 
@@ -123,10 +124,16 @@ class Bound:
             f = 1 + (f - 1) * np.sqrt(kl / kl0)  # to first order, the optimum leaves the reference on a line
         return np.asarray(f / np.trapezoid(f, U))
 
-    def curve(self, most_kl: float) -> tuple[Array, Array]:
-        """KL from 0 to `most_kl`, and W*. Shape: two of [61]."""
-        s = np.linspace(0, np.sqrt(most_kl), 61)
-        return s**2, np.array([self.win_rate(kl) for kl in s**2])
+    @cached_property
+    def curve(self) -> tuple[Array, Array]:
+        """KL from 0 to MOST_KL, and W*. Shape: two of [121]."""
+        last = min(self._below(MOST_KL) + 1, self.beta.size - 1)
+        first = int(np.searchsorted(self._table.kl, 1e-6)) if self._table is not None else 0
+        kl, win_rate = np.array([(0.0, 0.5), *(self.node(i) for i in range(first, last + 1))]).T
+        s = np.sqrt(2 * kl)
+        slopes = np.append(self.slope, self.beta[first : last + 1] * s[1:])
+        at = np.linspace(0, np.sqrt(2 * MOST_KL), 121)
+        return at**2 / 2, CubicHermiteSpline(s, win_rate, slopes)(np.minimum(at, s[-1]))
 
     @cached_property
     def _one_curve(self) -> tuple[Array, Array, Array, Array]:
@@ -161,3 +168,30 @@ class Bound:
 def bound(shown: str) -> Bound:
     """The bound of a procedure, kept."""
     return Bound(shown)
+
+
+@lru_cache(maxsize=64)
+def _path(name: str) -> tuple[Any, ...]:
+    """Policies of a named transform up to MOST_KL or as far as it goes, close in KL, which may rise steeply in beta."""
+    phi, found, todo = ia.standardize(ia.transform(name)), list[Any](), list(8.0 * 1.6 ** -np.arange(40.0))[::-1]
+    while todo and not (found and found[-1].kl > MOST_KL):
+        policy = theory.tilt(phi, todo.pop())
+        if found and np.sqrt(policy.kl) - np.sqrt(found[-1].kl) > 0.13 and len(found) < 60:
+            todo += [policy.beta, float(np.sqrt(policy.beta * found[-1].beta))]
+        elif not found or policy.kl > found[-1].kl * 1.001:
+            found.append(policy)
+    return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def curve_of(name: str, shown: str) -> tuple[Array, Array]:
+    """KL (nats) from 0 to MOST_KL, or as far as a transform goes, and its win rate under a procedure.
+
+    >>> kl, win_rate = curve_of("identity", "standard")
+    >>> round(float(np.interp(0.151596, kl, win_rate)), 3)
+    0.657
+    """
+    policies = _path(name)
+    s = np.sqrt([0.0, *(policy.kl for policy in policies)])
+    at = np.linspace(0, s[-1], 121)
+    return at**2, CubicSpline(s, [0.5, *(policy.win_rate(shown) for policy in policies)])(at)

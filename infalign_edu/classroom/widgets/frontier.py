@@ -1,7 +1,7 @@
 """Win rate against KL: transforms race the optimum, and so does one that is drawn by hand with nine sliders.
 
 `race` computes, `_draw` draws, `FrontierExplorer` is the shell. The transform drawn by hand is linear between nine
-points (`by_hand`), so that its whole curve takes a millisecond; named transforms come from `theory.tilt` and are kept.
+points (`by_hand`), so that its whole curve takes a millisecond; `bound` keeps the curves of the others.
 Left out: a free-hand canvas, which needs a mouse and a widget of its own.
 """
 
@@ -17,18 +17,17 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 import infalign_edu as ia
-from infalign_edu import theory
-from infalign_edu.classroom.widgets.bound import KINDS, U, bound, named
+from infalign_edu.classroom.widgets.bound import KINDS, MOST_KL, U, bound, curve_of, integral, named
 from infalign_edu.classroom.widgets.by_hand import KNOTS, Curve, advise, curve_by_hand
 from infalign_edu.classroom.widgets.explorer import LABEL, WIDE, Explorer, choice, slider, whole
 from infalign_edu.order_statistics import Array
-from infalign_edu.plots import CALIBRATED, KL, looks
+from infalign_edu.plots import CALIBRATED, KL, looks, style
 from infalign_edu.plots.live import Live, Panel
 
-MOST_KL, MOST_CURVES = 1.5, 6
+MOST_CURVES = 6
 OFFERED = ["identity", "log", "exp:5", "exp:10", "exp:-5", "exp:-10", "power:3", "power:7"]
 LOWEST = 0.4  # win rates below are drawn at the edge of the picture
-HAND, BEST = "drawn by hand", "optimal"
+HAND, BEST, DOTS = "drawn by hand", "optimal", "_drawn by hand·"  # the last one stays out of the legend
 
 
 @dataclass(frozen=True)
@@ -68,38 +67,18 @@ def race(procedure: str, transforms: Sequence[str], hand: Sequence[float], kl: f
     if len(names) > MOST_CURVES:
         raise ValueError(f"transforms must be at most {MOST_CURVES}, so that they are told apart, got {len(names)}")
     best = bound(procedure)
-    curves = {name: _curve(name, procedure) for name in names}
+    curves = {name: curve_of(name, procedure) for name in names}
     phi = np.asarray(hand, dtype=float)
     curves[HAND], beta = curve_by_hand(phi, procedure, kl)
     reach = float(curves[HAND][0][-1])
     found = {name: _at(curve, kl) for name, curve in curves.items() if curve[0][-1] >= kl}
     found[BEST] = best.win_rate(kl)
-    curves = {name: _shown(curve) for name, curve in curves.items()} | {BEST: _best_curve(procedure)}
-    log_f = np.log(np.maximum(best.density(kl), 1e-30))
-    level = (log_f - log_f.min()) / max(float(np.ptp(log_f)), 1e-12)
+    curves[BEST] = best.curve
+    g = best.procedure.pdf
+    level = integral(U, g(integral(U, best.density(kl)).clip(0, 1)) * g(U))  # Phi*' = g(F) g
     lost = found[BEST] - found.get(HAND, found[BEST])
     advice = advise(phi, beta, procedure) if lost > 5e-4 else None
-    return Race(procedure, kl, curves, found, (phi - phi.min()) / np.ptp(phi), level, reach, advice)
-
-
-@lru_cache(maxsize=256)
-def _curve(name: str, procedure: str) -> Curve:
-    """The curve of a named transform up to MOST_KL, or as far as it goes."""
-    phi, kls, wins, beta = ia.standardize(ia.transform(name)), [0.0], [0.5], 8.0
-    for _ in range(40):
-        policy = theory.tilt(phi, beta)
-        if policy.kl > kls[-1] * 1.001:
-            kls.append(policy.kl)
-            wins.append(policy.win_rate(procedure))
-        if kls[-1] > MOST_KL:
-            break
-        beta /= 1.5
-    return np.array(kls), np.array(wins)
-
-
-@lru_cache(maxsize=64)
-def _best_curve(procedure: str) -> Curve:
-    return bound(procedure).curve(MOST_KL)
+    return Race(procedure, kl, curves, found, (phi - phi.min()) / np.ptp(phi), level / level[-1], reach, advice)
 
 
 def _at(curve: Curve, kl: float) -> float:
@@ -107,17 +86,12 @@ def _at(curve: Curve, kl: float) -> float:
     return float(PchipInterpolator(np.sqrt(curve[0]), curve[1])(np.sqrt(kl)))
 
 
-def _shown(curve: Curve) -> Curve:
-    s = np.linspace(0, np.sqrt(min(MOST_KL, curve[0][-1])), 120)
-    return s**2, PchipInterpolator(np.sqrt(curve[0]), curve[1])(s)
-
-
 @lru_cache(maxsize=16)
 def _live(names: tuple[str, ...]) -> Live:
     """The race, and the shapes of the two transforms that matter, for one choice of curves."""
-    found = looks([*names, HAND, BEST])
+    found = looks([*names, BEST]) | {HAND: style(HAND, 7)}
     look = {name: {key: value for key, value in found[name].items() if key != "marker"} for name in found}
-    dots = {f"{HAND}·": {"color": look[HAND]["color"], "marker": "o"}}
+    dots = {DOTS: {"color": look[HAND]["color"], "marker": "o"}}
     look[HAND]["linewidth"] = 2.6
     line = {"at KL|": {"color": "#767676", "linestyle": "-", "linewidth": 0.9}}
     series, look = [*names, BEST, HAND, *line], look | line
@@ -132,31 +106,32 @@ def _draw(data: Race) -> bytes:
     names = tuple(name for name in data.curves if name not in (HAND, BEST))
     left: dict[str, Any] = {name: (kl, np.maximum(w, LOWEST)) for name, (kl, w) in data.curves.items()}
     left["at KL|"] = [data.kl], [0.5]
-    right: dict[str, Any] = {BEST: (U, data.best_phi), HAND: (KNOTS, data.hand), f"{HAND}·": (KNOTS, data.hand)}
+    right: dict[str, Any] = {BEST: (U, data.best_phi), HAND: (KNOTS, data.hand), DOTS: (KNOTS, data.hand)}
     return _live(names).update([left, right])
 
 
 def describe(data: Race) -> str:
     """The score in words."""
     wins, best = data.win_rate, 100 * data.win_rate[BEST]
+    where = f"KL {data.kl:.2f} nats under {data.procedure}"
     if HAND not in wins:
         score = (
-            f"Your transform does not get as far as KL {data.kl:.2f} nats under {data.procedure}, where the optimum wins "
-            f"{best:.1f} %: it ends at {data.reach:.2f}, because it is flat at its top. Lower one of its highest sliders."
+            f"Your transform does not get as far as {where}, where the optimum wins {best:.1f} %: it ends at "
+            f"{data.reach:.2f}, because it is flat at its top. Lower one of its highest sliders."
         )
     elif wins[HAND] < 0.5:
         score = (
-            f"Your transform makes the policy worse than the reference: at KL {data.kl:.2f} nats under {data.procedure} "
-            f"its win rate is {100 * wins[HAND]:.1f} %, that of the optimum {best:.1f} %."
+            f"Your transform makes the policy worse than the reference: at {where} its win rate is "
+            f"{100 * wins[HAND]:.1f} %, that of the optimum {best:.1f} %."
         )
     else:
         score = (
-            f"Your transform reaches {_percent(data.share(HAND))} of the optimum's gain at KL {data.kl:.2f} nats under "
-            f"{data.procedure}: win rate {100 * wins[HAND]:.1f} % against {best:.1f} %."
+            f"Your transform reaches {_percent(data.share(HAND))} of the optimum's gain at {where}: win rate "
+            f"{100 * wins[HAND]:.1f} % against {best:.1f} %."
         )
     if data.advice is not None:
-        where, sign = data.advice
-        score += f" Most is gained by moving the slider at u = {where}/8 {'up' if sign > 0 else 'down'}."
+        slider_at, sign = data.advice
+        score += f" Most is gained by moving the slider at u = {slider_at}/8 {'up' if sign > 0 else 'down'}."
     elif HAND in wins:
         close = best - 100 * wins[HAND] < 0.05
         score += " That is the optimum to a tenth of a point." if close else " No single slider can gain more."
