@@ -29,7 +29,10 @@ from infalign_edu.classroom.masters import Notebook, answers, instructor
 Row = dict[str, Any]
 PIP = "grading needs nbgrader: python -m pip install 'infalign-edu[grading]'"
 _HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS$.*?^### END HIDDEN TESTS$", re.DOTALL | re.MULTILINE)
-_ACTIVE = re.compile(r"<script\b.*?</script\s*>|<link\b[^>]*>|<meta http-equiv[^>]*>", re.DOTALL | re.IGNORECASE)
+_ACTIVE = re.compile(
+    r"<script\b.*?</script\s*>|<link\b[^>]*>|<meta http-equiv[^>]*>|@font-face\s*{[^}]*}", re.DOTALL | re.IGNORECASE
+)
+_STYLE = "<style>pre { white-space: pre-wrap; overflow-wrap: anywhere; }</style>"
 _POLICY = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
 
 
@@ -147,8 +150,12 @@ def _fill(verdicts: Path) -> Any:
 def page(html: str) -> str:
     """nbgrader's page without anything active: no script, nothing fetched, and a policy that would refuse both.
 
-    >>> page("<html><head></head><script src='x'></script>a</html>").endswith("</head>a</html>")
+    >>> page("<html><head></head><script src='x'></script>a</html>").endswith("</style></head>a</html>")
     True
     """
     still = _ACTIVE.sub("", html)
-    return still.replace("<html>", '<html lang="en">', 1).replace("<head>", f"<head>\n{_POLICY}", 1)
+    return (
+        still.replace("<html>", '<html lang="en">', 1)
+        .replace("<head>", f"<head>\n{_POLICY}", 1)
+        .replace("</head>", f"{_STYLE}</head>", 1)
+    )

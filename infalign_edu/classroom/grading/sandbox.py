@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ class Limits:
 
 
 USUAL = Limits()
+_JUDGING = threading.Lock()  # what silences warnings while judging is common to all threads
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def mark(
 
 def _judge(exercise: Exercise, cases: Sequence[Arguments], values: Sequence[Any]) -> Verdict:
     try:
-        return judge(exercise, cases, values)
+        with _JUDGING:
+            return judge(exercise, cases, values)
     except Exception as error:  # a value made to upset the comparison costs its author the points, not the grader
         return Verdict(False, f"The values can't be compared ({type(error).__name__}).", len(cases))
 
@@ -207,6 +210,10 @@ class _Process:
         self.child.kill()
         self.child.wait()
         _end_marked(self.token)
+        with contextlib.suppress(BlockingIOError):  # what it printed last, unless it printed more than anybody reads
+            os.set_blocking(self.child_out, False)
+            while len(self.pipes[self.child_out]) < self.limits.printed and self._read(self.child_out):
+                pass
         os.close(self.results)
         assert self.child.stdout is not None
         self.child.stdout.close()
