@@ -66,6 +66,15 @@ def test_every_section_link_and_notebook_that_is_named_exists(path):
         assert {f"{stem[:2]} §{n}" for n in re.findall(r"\d+", sections)} <= PLACES, (stem, sections)
 
 
+def test_every_command_that_is_named_exists():
+    text = "".join(path.read_text(encoding="utf-8") for path in FILES)
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    named = set(re.findall(r"`make ([a-z-]+)", text))
+    assert len(named) >= 6 and named <= targets, named - targets
+    scripts = set(re.findall(r"python ((?:notebooks|teaching)/\w+\.py)", text))
+    assert scripts and all((ROOT / script).is_file() for script in scripts)
+
+
 # Plans
 
 
