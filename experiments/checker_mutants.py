@@ -126,7 +126,8 @@ def _changes(node: ast.AST, parameters: list[str]) -> Iterator[ast.AST]:
         yield from (_with(node, op=other()) for other in OPERATORS.get(type(node.op), ()))
     if isinstance(node, ast.BinOp):
         yield from (node.left, node.right)  # a term or a factor is dropped
-        yield _with(node, left=node.right, right=node.left)  # also turns a log-ratio round
+        if not isinstance(node.op, (ast.Add, ast.Mult, ast.BitAnd, ast.BitOr)):
+            yield _with(node, left=node.right, right=node.left)  # also turns a log-ratio round
     elif isinstance(node, ast.AugAssign):
         yield ast.Pass()
     elif isinstance(node, ast.BoolOp):

@@ -247,10 +247,11 @@ def test_a_mutant_that_a_weak_check_lets_pass_is_found():
         "weak", "02", "", 1, 5, 2, lambda u, n: n * u ** (n - 1), lambda rng: (np.array([1.0]), int(rng.integers(2, 3))),
         tuple(Mistake(str(i), lambda u, n, i=i: u + i + 7) for i in range(4)), ("", "", ""))  # fmt: skip
     answer = mutation.Answer(weak, "f", "def f(u, n):\n    return n * u ** (n - 1)")
-    passed = [m for m in mutation.mutants(answer.source) if mutation.passes(answer, m)]
-    strong = mutation.Answer(answered()["best-of-n-density"].exercise, "f", answer.source)
-    alive = [m for m in passed if not mutation.equivalent(strong, m)]
-    assert any("n * u ** n" in mutation.ast.unparse(m) or "u ** (n - 2)" in mutation.ast.unparse(m) for m in alive)
+    with np.errstate(all="ignore"):
+        passed = [m for m in mutation.mutants(answer.source) if mutation.passes(answer, m)]
+        strong = mutation.Answer(answered()["best-of-n-density"].exercise, "f", answer.source)
+        alive = {mutation.ast.unparse(m) for m in passed if not mutation.equivalent(strong, m)}
+    assert "def f(u, n):\n    return n * u ** (n - 2)" in alive and "def f(u, n):\n    return n * u ** (n + 1)" in alive
 
 
 def test_mutants_change_operators_constants_comparisons_names_and_arguments():
