@@ -136,6 +136,7 @@ DAMPED_STEP = Exercise(
     points=2,
     answer=_step,
     inputs=_step_inputs,
+    corners=(lambda rng: (np.zeros(5), 2, 0.3, 1.0),),
     mistakes=(
         Mistake(
             "The weights have changed places: a small step has to stay close to the old transform.",

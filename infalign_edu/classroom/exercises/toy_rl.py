@@ -5,6 +5,8 @@ Everything is NumPy, so that the catalogue loads without torch; an answer may us
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +24,8 @@ def _centred(rewards: Array, axis: int | None = 1) -> Array:
     return rewards - rewards.mean(axis=axis, keepdims=True)
 
 
-def _rloo_inputs(rng: np.random.Generator) -> tuple[Array]:
-    shape = (3, 2) if rng.random() < 0.2 else tuple(rng.choice(np.arange(2, 7), size=2, replace=False))
+def _rloo_inputs(rng: np.random.Generator, shape: tuple[int, ...] = ()) -> tuple[Array]:
+    shape = shape or tuple(rng.choice(np.arange(2, 7), size=2, replace=False))
     return (rng.normal(size=shape) * 3 + rng.normal(size=(shape[0], 1)) * 5,)
 
 
@@ -40,6 +42,7 @@ RLOO = Exercise(
     points=2,
     answer=lambda rewards: rewards - _others(rewards),
     inputs=_rloo_inputs,
+    corners=(partial(_rloo_inputs, shape=(3, 2)),),
     mistakes=(
         Mistake(
             "The sample is in its own baseline. Then the baseline depends on y_i, and the gradient shrinks by the "

@@ -39,6 +39,7 @@ TILTED_DENSITY = Exercise(
     points=2,
     answer=_density,
     inputs=_density_inputs,
+    corners=(lambda rng: (2 * rng.normal(size=4), 50.0),),
     mistakes=(
         Mistake(
             "You multiply by beta. A large beta makes KL expensive, so it has to pull the density towards 1 "
@@ -97,6 +98,7 @@ DISTILLED_WIN_RATE = Exercise(
     points=2,
     answer=_log_rate,
     inputs=_log_inputs,
+    corners=(lambda rng: (rng.uniform(0.2, 0.9), 1, 5), lambda rng: (rng.uniform(0.2, 0.9), 3, 3)),
     mistakes=(
         Mistake(
             "You took the exponent of the density for the one of the CDF: integrating u^(1/beta) raises it by one.",
@@ -152,10 +154,10 @@ def _covariance(u: Array, phi: Array, n: int) -> float:
     return float(((phi - phi.mean()) * (reward - reward.mean())).mean())
 
 
-def _share_inputs(rng: np.random.Generator) -> tuple[Array, Array, int]:
+def _share_inputs(rng: np.random.Generator, n: int | None = None) -> tuple[Array, Array, int]:
     u = np.concatenate([[0.0, 1.0], rng.random(rng.integers(6, 12))])
     phi = np.exp(rng.uniform(-4, 3) * u) + 0.2 * rng.normal(size=u.size)
-    return u, phi, int(rng.integers(1, 7))
+    return u, phi, n or int(rng.integers(2, 7))
 
 
 SMALL_KL_SHARE = Exercise(
@@ -167,6 +169,7 @@ SMALL_KL_SHARE = Exercise(
     points=2,
     answer=lambda u, phi, n: np.corrcoef(phi, u ** (2 * n - 1))[0, 1],
     inputs=_share_inputs,
+    corners=(partial(_share_inputs, n=1),),
     mistakes=(
         Mistake(
             "You compare with u^(2n-2). That is the slope of the reward R0, up to a factor: g squared. Integrate it "
