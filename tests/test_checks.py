@@ -38,7 +38,7 @@ ALIKE = [
     ([torch.tensor(1.0), torch.tensor(2.0)], [1.0, 2.0]), ("a", "a"), (None, None), ({"kl": 1.0}, {"kl": np.array(1.0)}),
     ({"b": 1, "a": [2, "x"]}, {"a": (2, "x"), "b": 1}), ((np.zeros(2), np.zeros(3)), (np.zeros(2), np.zeros(3))),
     ([np.zeros(2), None, "a"], (np.zeros(2), None, "a")), (np.zeros((0, 2)), np.zeros((0, 2))), ([], np.zeros(0)),
-    (1 + 1e-9, 1.0), (1e9 + 1, 1e9), (np.bool_(False), 0.0),
+    (1 + 1e-9, 1.0), (1e9 + 1, 1e9), (np.bool_(False), 0.0), (np.str_("a"), "a"), (np.array([1, 2])[0], 1.0),
 ]  # fmt: skip
 UNLIKE = [
     (1.0, 1.001), ([1.0], 1.0), ([[1.0, 2.0]], [1.0, 2.0]), (NAN, 1.0), (1.0, NAN), (INF, -INF), (INF, 1e300), ("a", "b"),
