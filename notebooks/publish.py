@@ -176,7 +176,9 @@ def slide_html(slide: deck.Slide) -> str:
 
 def write_page(path: Path, title: str, body: str, links: Sequence[Link] = (), around: Sequence[Link] = (),
                listed: bool = True) -> None:
-    """Writes one page: the body with head, navigation and, if `listed`, a list of its sections."""
+    """Writes one page: the body, later titles as headings, with head, navigation and, if `listed`, its sections."""
+    opening, end, rest = body.partition("</h1>")
+    body = opening + end + re.sub(r"<(/?)h1\b", r"<\1h2", rest)
     sections = re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', body) if listed else []
     contents = [(text, f"#{place}") for place, text in sections]
     page = _template("page.html").render(title=title, body=body, links=links, around=around, contents=contents)
