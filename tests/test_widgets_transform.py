@@ -1,6 +1,7 @@
 """One transform beside the optimum: closed forms, the optimum's own zero loss, every control, and errors on the page."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import infalign_edu as ia
 from infalign_edu import theory
 from infalign_edu.classroom.widgets import bound as bounds
 from infalign_edu.classroom.widgets.bound import KINDS, U, bound, named
-from infalign_edu.classroom.widgets.transform import TRANSFORMS, TransformExplorer, explore
+from infalign_edu.classroom.widgets.transform import TRANSFORMS, TransformExplorer, _draw, explore
+from infalign_edu.plots.live import Panel
 
 MOVES = {"procedure": "worst-of", "n": 7, "n_use": 9, "transform": "log", "t": 4.0, "beta": 10**0.5}
 
@@ -85,6 +87,27 @@ def test_use_differs_from_training():
     assert other.used == "best-of-16" and other.gap > 0.01 > same.gap
     assert other.win_rate == pytest.approx(theory.optimum("best-of-4", same.price).policy.win_rate("best-of-16"))
     assert not np.allclose(other.best, other.best_at_use) and np.allclose(same.best, same.best_at_use)
+
+
+class Seen:
+    """Takes the place of a live figure and keeps what it is given."""
+
+    panels = [Panel("u", "density", [], ylim=(0.0, 3.0))]
+
+    def update(self, curves):
+        self.curves = curves
+        return b""
+
+
+def test_the_picture_shows_densities_cut_and_both_distributions_before_and_after_decoding():
+    seen, found = Seen(), explore("worst-of", 2, 4, "exp", -5, 1.0)
+    _draw(seen, replace(found, density=np.where(U == 0, np.inf, found.density)))
+    left, right = seen.curves
+    assert left["policy"][1][0] == 3.0 and left["policy"][1][1:] == pytest.approx(found.density[1:].clip(0, 3))
+    assert (left["optimum"][1] == found.best.clip(0, 3)).all() and (left["reference"][1] == 1).all()
+    assert (left["optimum at use"][1] == found.best_at_use.clip(0, 3)).all()
+    assert right["policy shown"][1] == pytest.approx(1 - (1 - found.cdf) ** 4) and (right["policy"][1] == found.cdf).all()
+    assert right["reference shown"][1] == pytest.approx(1 - (1 - U) ** 4) and (right["reference"][1] == U).all()
 
 
 @pytest.mark.parametrize("name", MOVES)
