@@ -17,7 +17,7 @@ from infalign_edu.rl.config import CTRLConfig
 STEP, REACH = "_each step·", "_reach·"  # the leading _ keeps a series out of the legend
 REACHES = {"kl": 2.0, "calibrated": 1.0, "transformed": 3.0}  # tops of axes: whoever plans does not move the axes
 STEPS = 200.0  # steps on the axis before a run has begun
-MEAN, SMOOTH = 8, "mean of 8 (dots: each step)"  # steps that a smoothed curve averages over
+MEAN, SMOOTH = 8, "mean of 8"  # steps that a smoothed curve averages over
 STATES = ("no run", "running", "stopped", "finished", "a run of another process")
 Curves = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
@@ -101,7 +101,7 @@ def figure() -> Live:
     labels = (plots.KL, "calibrated reward u  [quantile]", "transformed reward  [units of Phi]")
     limits: tuple[tuple[float, float | None], ...] = ((0.0, None), (0.3, 1.0), (-0.6, None))
     panels = [
-        Panel("step", label, names, xlim=(0.0, None), ylim=ylim, looks=looks)
+        Panel("step  (dots: each, line: mean of 8)", label, names, xlim=(0.0, None), ylim=ylim, looks=looks)
         for label, ylim in zip(labels, limits, strict=True)
     ]
     return Live(panels, width=3.7, height=3.3)
