@@ -10,7 +10,8 @@ import pytest
 from infalign_edu.classroom.exercise import Exercise, Failure, Mistake
 from infalign_edu.classroom.exercises import find
 from infalign_edu.classroom.grading import sandbox
-from infalign_edu.classroom.grading.sandbox import Code, Limits, mark, run
+from infalign_edu.classroom.grading.marking import VISIBLE, mark
+from infalign_edu.classroom.grading.sandbox import Code, Limits, run
 from infalign_edu.classroom.grading.worker import decode, encode
 
 DENSITY = find("best-of-n-density")
@@ -26,7 +27,10 @@ def body(text, before=""):
     return Code((f"{before}\ndef f(u, n):\n{lines}\n\ncheck('best-of-n-density', f)",), "f")
 
 
-def seen(text, cases=((np.array([0.5]), 2),), limits=QUICK, **code):
+ONE = [(np.array([0.5]), 2)]
+
+
+def seen(text, cases=ONE, limits=QUICK, **code):
     return run(body(text, **code), cases, limits)
 
 
@@ -52,7 +56,7 @@ def test_an_unanswered_stub_gets_nothing():
 
 
 def test_knowing_the_visible_inputs_gets_the_visible_points_only():
-    known = [(u.tolist(), n, (n * u ** (n - 1)).tolist()) for u, n in DENSITY.cases(sandbox.VISIBLE)]
+    known = [(u.tolist(), n, (n * u ** (n - 1)).tolist()) for u, n in DENSITY.cases(VISIBLE)]
     text = (
         f"for v, m, value in {known!r}:\n    if n == m and u.tolist() == v:\n        return np.array(value)\nreturn u"
     )
@@ -70,7 +74,7 @@ def test_the_hidden_message_never_tells_an_input():
 
 def test_the_hidden_seed_is_not_the_visible_one():
     with pytest.raises(ValueError, match="hidden_seed must differ"):
-        mark(DENSITY, body("return u"), sandbox.VISIBLE, QUICK)
+        mark(DENSITY, body("return u"), VISIBLE, QUICK)
 
 
 def test_only_the_code_and_the_arguments_leave_the_grader(monkeypatch):
@@ -84,7 +88,7 @@ def test_only_the_code_and_the_arguments_leave_the_grader(monkeypatch):
     mark(DENSITY, body("return u"), HIDDEN, QUICK)
     request = json.loads(asked[0])
     assert set(request) == {"cells", "function", "imports", "cases", "cpu", "memory", "hidden"}
-    cases = [*DENSITY.cases(sandbox.VISIBLE), *DENSITY.cases(HIDDEN)]
+    cases = [*DENSITY.cases(VISIBLE), *DENSITY.cases(HIDDEN)]
     assert request["cases"] == [encode(case) for case in cases]
 
 
@@ -267,6 +271,26 @@ def test_tensors_travel_and_come_back_as_arrays():
 def test_what_no_worker_would_send_is_refused(data):
     with pytest.raises((ValueError, TypeError)):
         decode(data, tensors=False)
+
+
+@pytest.fixture(scope="module")
+def hook_only(tmp_path_factory):
+    """The worker as it is on a machine whose kernel raises no walls."""
+    folder = tmp_path_factory.mktemp("worker")
+    for name in ("worker.py", "walls.py"):
+        text = sandbox.WORKER.with_name(name).read_text(encoding="utf-8")
+        text = text.replace('if sys.platform != "linux":', "if True:")
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "worker.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ATTACKS)
+def test_without_the_kernels_walls_the_hook_holds_all_of_these(name, hook_only, monkeypatch):
+    monkeypatch.setattr(sandbox, "WORKER", hook_only)
+    assert seen("return u").walls == ()
+    outcome = mark(DENSITY, body(ATTACKS[name][0]), HIDDEN, QUICK)
+    assert outcome.points(DENSITY) == 0 and ATTACKS[name][1] in outcome.visible.message
 
 
 @pytest.mark.slow

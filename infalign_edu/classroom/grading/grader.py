@@ -17,13 +17,16 @@ import nbformat
 from tqdm import tqdm
 
 from infalign_edu.atomic import write_json, write_text
+from infalign_edu.classroom.checks import VISIBLE
 from infalign_edu.classroom.exercise import Exercise, Verdict
-from infalign_edu.classroom.grading import sandbox, submissions
+from infalign_edu.classroom.grading import marking, submissions
 from infalign_edu.classroom.grading.gradebook import Course, Row, page
+from infalign_edu.classroom.grading.sandbox import USUAL, Limits
 from infalign_edu.classroom.grading.source import FORCED, form, untouched
 from infalign_edu.classroom.masters import MASTERS, Notebook
 
 COLUMNS = ("student", "notebook", "exercise", "points", "max", "message", "seconds", "flags")
+OWN_CELLS = "When answers are graded only your own cells run, not those that the course provides."
 NO_LIBRARY = "When answers are graded the course's library is not there: write the mathematics yourself."
 
 
@@ -41,7 +44,7 @@ class Grades:
 
 def grade(
     folder: Path, out: Path, hidden_seed: int | None = None, masters: Path = MASTERS,
-    limits: sandbox.Limits = sandbox.USUAL, jobs: int = 2, say: Callable[[str], None] | None = None,
+    limits: Limits = USUAL, jobs: int = 2, say: Callable[[str], None] | None = None,
 ) -> Grades:  # fmt: skip
     """Grades every submission below `folder` into `out`; what is graded already, with the same seed, is kept.
 
@@ -77,14 +80,14 @@ def _seed(out: Path, asked: int | None) -> int:
     record = out / "grading.json"
     kept = json.loads(record.read_text(encoding="utf-8"))["hidden_seed"] if record.is_file() else None
     seed = asked if asked is not None else kept if kept is not None else 2 + secrets.randbelow(2**31)
-    if type(seed) is not int or seed < 0 or seed == sandbox.VISIBLE:
-        raise ValueError(f"hidden_seed must be a whole number from 0 other than {sandbox.VISIBLE}, got {seed!r}")
+    if type(seed) is not int or seed < 0 or seed == VISIBLE:
+        raise ValueError(f"hidden_seed must be a whole number from 0 other than {VISIBLE}, got {seed!r}")
     if seed != kept:
         write_json(record, {"hidden_seed": seed})
     return seed
 
 
-def _graded(course: Course, file: submissions.File, seed: int, limits: sandbox.Limits, hidden: Sequence[Path],
+def _graded(course: Course, file: submissions.File, seed: int, limits: Limits, hidden: Sequence[Path],
             jobs: int, done: set[tuple[str, str]]) -> list[Row]:  # fmt: skip
     """The rows of one file, from the record of an earlier run where nothing has changed."""
     if file.problem:
@@ -124,18 +127,18 @@ def _refused(file: submissions.File, message: str) -> Row:
 
 
 def grade_one(course: Course, file: submissions.File, found: submissions.Submission, stem: str, seed: int,
-              limits: sandbox.Limits, hidden: Sequence[Path], jobs: int) -> tuple[Notebook, list[Row]]:  # fmt: skip
+              limits: Limits, hidden: Sequence[Path], jobs: int) -> tuple[Notebook, list[Row]]:  # fmt: skip
     """The rows of one submitted notebook, and the notebook that its author gets back with them."""
     source = course.sources[stem]
     read = [submissions.answer(found, source, exercise.name) for exercise in course.exercises[stem]]
 
-    def marked(pair: tuple[Exercise, submissions.Answer]) -> sandbox.Outcome:
+    def marked(pair: tuple[Exercise, submissions.Answer]) -> marking.Outcome:
         exercise, answer = pair
         if answer.code is None or untouched(answer.text, answer.code.function):
             says = answer.problem or "Not answered yet."
             verdict = Verdict(False, says, 0, answered=False)
-            return sandbox.Outcome(verdict, verdict)
-        return sandbox.mark(exercise, answer.code, seed, limits, hidden)
+            return marking.Outcome(verdict, verdict)
+        return marking.mark(exercise, answer.code, seed, limits, hidden)
 
     with ThreadPoolExecutor(jobs) as pool:
         outcomes = list(pool.map(marked, zip(course.exercises[stem], read, strict=True)))
@@ -144,19 +147,27 @@ def grade_one(course: Course, file: submissions.File, found: submissions.Submiss
 
 
 def _row(
-    file: submissions.File, stem: str, exercise: Exercise, answer: submissions.Answer, outcome: sandbox.Outcome
+    file: submissions.File, stem: str, exercise: Exercise, answer: submissions.Answer, outcome: marking.Outcome
 ) -> Row:
     visible, hidden = outcome.visible.message, outcome.hidden.message
     text = visible if visible == hidden else f"{visible} Hidden tests: {hidden}"
-    if answer.library and not (outcome.visible.passed and outcome.hidden.passed):
-        text = f"{text} {NO_LIBRARY}"
+    note = _note(answer, outcome)
     digest, size = form(answer.text) if answer.code is not None else ("", 0)
     return {
         "student": file.student, "notebook": stem, "exercise": exercise.name, "points": outcome.points(exercise),
-        "max": exercise.points, "message": text, "seconds": outcome.seconds, "flags": [*answer.flags, *outcome.flags],
-        "feedback": f"Visible tests: {visible}\nHidden tests: {hidden}" + f"\n{NO_LIBRARY}" * text.endswith(NO_LIBRARY),
+        "max": exercise.points, "message": f"{text} {note}".strip(), "seconds": outcome.seconds, "flags": [*answer.flags, *outcome.flags],
+        "feedback": f"Visible tests: {visible}\nHidden tests: {hidden}\n{note}".strip(),
         "form": digest if size > FORCED else "",
     }  # fmt: skip
+
+
+def _note(answer: submissions.Answer, outcome: marking.Outcome) -> str:
+    """What else a learner should know whose answer works in the notebook and not here."""
+    if outcome.visible.passed and outcome.hidden.passed:
+        return ""
+    if answer.library:
+        return NO_LIBRARY
+    return OWN_CELLS if "NameError" in outcome.visible.message else ""
 
 
 def _returned(source: Notebook, exercises: Sequence[Exercise], read: Sequence[submissions.Answer]) -> Notebook:

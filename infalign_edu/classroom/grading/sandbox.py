@@ -1,4 +1,4 @@
-"""One answer in one process of its own: the grader draws the cases and judges, the process only computes values.
+"""One answer in one process of its own, which is given arguments and hands back values, nothing else.
 
 What a learner's code can reach is described in `walls.py`, what travels in `worker.py`. Here the grader starts the
 process with an empty environment in an empty folder, reads at most a few megabytes, and ends its whole process group
@@ -16,18 +16,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infalign_edu.classroom.exercise import Arguments, Exercise, Failure, Verdict, judge
+from infalign_edu.classroom.exercise import Arguments, Failure
 from infalign_edu.classroom.grading.worker import decode, encode
 
-VISIBLE = 1  # the seed of the tests that learners see, as in checks.py
 START = 120.0  # seconds until Python and its imports are ready, before any of the learner's code runs
 PACKAGE = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
@@ -48,7 +46,6 @@ class Limits:
 
 
 USUAL = Limits()
-_JUDGING = threading.Lock()  # what silences warnings while judging is common to all threads
 
 
 @dataclass(frozen=True)
@@ -69,54 +66,6 @@ class Run:
     flags: tuple[str, ...] = ()
     walls: tuple[str, ...] = ()
     printed: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One exercise of one submission: the verdicts on the visible and on the hidden cases."""
-
-    visible: Verdict
-    hidden: Verdict
-    seconds: float = 0.0
-    flags: tuple[str, ...] = field(default=())
-
-    def points(self, exercise: Exercise) -> float:
-        """Half of the exercise's points for the visible cases, half for the hidden ones."""
-        return exercise.points * (self.visible.passed + self.hidden.passed) / 2
-
-
-def mark(
-    exercise: Exercise, code: Code, hidden_seed: int, limits: Limits = USUAL, hidden: Sequence[Path] = ()
-) -> Outcome:
-    """Runs an answer on the visible and the hidden cases in one process and judges what comes back.
-
-    Raises: ValueError for a hidden seed that is the visible one.
-    """
-    if hidden_seed == VISIBLE:
-        raise ValueError(f"hidden_seed must differ from the visible tests' seed {VISIBLE}, got {hidden_seed}")
-    cases = [exercise.cases(VISIBLE), exercise.cases(hidden_seed)]
-    found = run(code, [*cases[0], *cases[1]], limits, hidden)
-    first, second = found.values[: len(cases[0])], found.values[len(cases[0]) :]
-    visible, other = _judge(exercise, cases[0], first), _judge(exercise, cases[1], second)
-    if not other.passed:
-        other = replace(other, message=_hidden_message(exercise, other, second))
-    return Outcome(visible, other, round(found.seconds, 2), found.flags)
-
-
-def _judge(exercise: Exercise, cases: Sequence[Arguments], values: Sequence[Any]) -> Verdict:
-    try:
-        with _JUDGING:
-            return judge(exercise, cases, values)
-    except Exception as error:  # a value made to upset the comparison costs its author the points, not the grader
-        return Verdict(False, f"The values can't be compared ({type(error).__name__}).", len(cases))
-
-
-def _hidden_message(exercise: Exercise, verdict: Verdict, values: Sequence[Any]) -> str:
-    """A message that does not tell the hidden inputs."""
-    if not verdict.answered or verdict.message in {mistake.says for mistake in exercise.mistakes}:
-        return verdict.message
-    failed = [value.says for value in values if isinstance(value, Failure)]
-    return f"On other inputs {failed[0]}." if failed else "Wrong on other inputs than the ones you see."
 
 
 def run(code: Code, cases: Sequence[Arguments], limits: Limits = USUAL, hidden: Sequence[Path] = ()) -> Run:

@@ -21,7 +21,7 @@ FORCED = 40  # nodes of an answer up to which two learners may well write the sa
 
 
 def python(text: str) -> ast.Module | str:
-    """The syntax tree of a cell, notebook magics left out, or what is wrong with it.
+    r"""The syntax tree of a cell, notebook magics left out, or what is wrong with it.
 
     >>> python("%time\nx = 1").body[0].targets[0].id, python("x = = 1")
     ('x', 'line 1: invalid syntax')
@@ -64,8 +64,8 @@ class Cell:
 
     @cached_property
     def code(self) -> str:
-        """The text to run: magics and the course's own imports, which the grader has not, are left out."""
-        kept = [node for node in self.tree.body if not (_roots(node) and _roots(node) <= {COURSE})]
+        """The text to run: magics, checks and the course's own imports, which the grader has not, are left out."""
+        kept = [node for node in self.tree.body if _roots(node) != {COURSE} and not _check(node)]
         return ast.unparse(ast.Module(kept, []))
 
     @cached_property
@@ -75,9 +75,9 @@ class Cell:
 
     @cached_property
     def used(self) -> set[str]:
-        """Names that the cell reads, anywhere."""
+        """Names that the cell reads, anywhere, but for the course's checks."""
         names = (node for node in ast.walk(self.tree) if isinstance(node, ast.Name))
-        return {node.id for node in names if isinstance(node.ctx, ast.Load)}
+        return {node.id for node in names if isinstance(node.ctx, ast.Load)} - HARMLESS
 
 
 def _bound(body: Iterable[ast.AST]) -> Iterator[str]:
@@ -93,6 +93,12 @@ def _bound(body: Iterable[ast.AST]) -> Iterator[str]:
             yield node.value.id
         if not isinstance(node, ast.Lambda):
             yield from _bound(ast.iter_child_nodes(node))
+
+
+def _check(node: ast.AST) -> bool:
+    """Whether a statement is a call such as `check("name", function)`."""
+    called = node.value.func if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+    return isinstance(called, ast.Name) and called.id in HARMLESS
 
 
 def _name(alias: ast.alias) -> str:
@@ -136,7 +142,7 @@ def _course(node: ast.AST) -> set[str]:
 
 
 def untouched(text: str, function: str) -> bool:
-    """Whether the function that an answer defines is still the stub: nothing but `...`, `pass` or a docstring.
+    r"""Whether the function that an answer defines is still the stub: nothing but `...`, `pass` or a docstring.
 
     >>> untouched("def f(u):\n    ...  # your answer", "f"), untouched("def f(u):\n    return u", "f")
     (True, False)
@@ -167,13 +173,11 @@ class _Plain(ast.NodeTransformer):
         return ast.arg(self._plain(node.arg))
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        called = node.value.func if isinstance(node.value, ast.Call) else None
-        dropped = _idle(node) or isinstance(called, ast.Name) and called.id in HARMLESS
-        return None if dropped else self.generic_visit(node)
+        return None if _idle(node) or _check(node) else self.generic_visit(node)
 
 
 def form(text: str) -> tuple[str, int]:
-    """A digest of an answer that forgets names, layout, comments and checks, and its size in nodes.
+    r"""A digest of an answer that forgets names, layout, comments and checks, and its size in nodes.
 
     >>> form("def f(u):\n    a = u * 2\n    return a")[0] == form("def f(x): # mine\n  b = x*2\n  return b")[0]
     True
