@@ -380,11 +380,46 @@ def test_tables_inside_the_submissions_are_refused(masters, tmp_path):
         grader.grade(tmp_path, tmp_path / "out", None, masters)
 
 
+def test_one_folder_is_for_one_grading_at_a_time(masters, tmp_path, alone):
+    import filelock
+
+    hand_in(tmp_path / "class", "a", filled())
+    (tmp_path / "out").mkdir()
+    with filelock.FileLock(tmp_path / "out" / ".lock"), pytest.raises(ValueError, match="no other grading runs"):
+        grader.grade(tmp_path / "class", tmp_path / "out", 5, masters)
+    with pytest.raises(ValueError, match=r"without any of \* \? \[ \]"):
+        grader.grade(tmp_path / "class", tmp_path / "out[1]", 5, masters)
+
+
+def test_a_changed_checker_grades_again(masters, tmp_path, monkeypatch, alone):
+    hand_in(tmp_path / "class", "a", filled({"rloo-advantages": "return rewards"}, OTHER), OTHER)
+    ran = []
+    real = marking.mark
+    monkeypatch.setattr(marking, "mark", lambda *a, **k: ran.append(a[2]) or real(*a, **k))
+    for seed in (5, 5, 6):
+        grader.grade(tmp_path / "class", tmp_path / "out", seed, masters, LIMITS)
+    assert ran == [5, 6]
+    made = gradebook.Course.__init__
+
+    def changed_checks(course, *arguments):
+        made(course, *arguments)
+        course.checks = "changed"
+
+    monkeypatch.setattr(gradebook.Course, "__init__", changed_checks)
+    grader.grade(tmp_path / "class", tmp_path / "out", 6, masters, LIMITS)
+    assert ran == [5, 6, 6]
+
+
 def test_without_nbgrader_the_command_names_the_line_that_installs_it(masters, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "nbgrader.apps", None)
     hand_in(tmp_path / "class", "a", filled())
     assert main([str(tmp_path / "class"), "--out", str(tmp_path / "out"), "--masters", str(masters)]) == 2
     assert capsys.readouterr().err == "grading: grading needs nbgrader: python -m pip install 'infalign-edu[grading]'\n"
+
+
+def test_no_cell_of_a_table_is_a_formula(tmp_path):
+    grader._csv(tmp_path / "t.csv", ("a", "b"), [["=1+1", -2], ["@x", "-y"], ["plain", "a=b"]])
+    assert (tmp_path / "t.csv").read_text() == "a,b\n'=1+1,-2\n'@x,'-y\nplain,a=b\n"
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):

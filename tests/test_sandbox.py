@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +69,7 @@ def test_knowing_the_visible_inputs_gets_the_visible_points_only():
 
 
 def test_the_hidden_message_never_tells_an_input():
-    for text in ("return u + 1", "raise ValueError('no')", "return [1, 2]"):
+    for text in ("return u + 1", "raise ValueError(f'{u}: {u[0]:.4f}')", "return [1, 2]"):
         outcome = mark(DENSITY, body(text), HIDDEN, QUICK)
         first = f"{DENSITY.cases(HIDDEN)[0][0][0]:.4f}"
         assert first not in outcome.hidden.message and "(" not in outcome.hidden.message
@@ -212,6 +215,25 @@ def test_a_flag_tells_the_instructor_what_was_refused():
         QUICK,
     )
     assert outcome.points(DENSITY) == 2 and outcome.flags == ("refused: open",)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only Linux shows the environment of a process")
+def test_a_process_that_left_its_group_is_found_by_its_mark():
+    def start(mark):
+        return subprocess.Popen(
+            ["sleep", "60"], env={"INFALIGN_ANSWER": mark, "PATH": os.defpath}, start_new_session=True
+        )
+
+    left, other = start("mine"), start("another")
+    try:
+        while not all(Path(f"/proc/{child.pid}/environ").read_bytes() for child in (left, other)):
+            pass  # until both have become `sleep`
+        sandbox._end_marked("mine")
+        assert left.wait(10) == -signal.SIGKILL and other.poll() is None
+    finally:
+        for child in (left, other):
+            child.kill()
+            child.wait()
 
 
 def test_replaced_built_ins_do_not_loosen_the_hook():

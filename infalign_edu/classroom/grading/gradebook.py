@@ -22,6 +22,7 @@ from typing import Any
 import nbformat
 
 from infalign_edu.atomic import write_json, write_text
+from infalign_edu.classroom import exercise, exercises
 from infalign_edu.classroom.exercises import find
 from infalign_edu.classroom.grading.source import form
 from infalign_edu.classroom.masters import Notebook, answers, instructor
@@ -56,6 +57,8 @@ class Course:
         self.solutions = {name: form(cell.source)[0] for nb in self.sources.values() for cell, name, _ in answers(nb)}
         self.root, self.verdicts = out / "course", out / "course" / "verdicts"
         text = json.dumps(self.sources, sort_keys=True)
+        checks = sorted([Path(exercise.__file__), *Path(exercises.__file__).parent.glob("*.py")])
+        self.checks = hashlib.sha256(b"".join(path.read_bytes() for path in checks)).hexdigest()
         self.digest = hashlib.sha256(text.encode()).hexdigest()
 
     def open(self) -> None:

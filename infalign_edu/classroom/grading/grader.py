@@ -6,13 +6,16 @@ import csv
 import hashlib
 import io
 import json
+import os
 import secrets
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import nbformat
 from tqdm import tqdm
 
@@ -50,19 +53,38 @@ def grade(
 
     Raises: ValueError for a folder without submissions or masters, without nbgrader, or for a visible seed.
     """
-    folder, out = Path(folder).resolve(), Path(out).resolve()
-    if out == folder or folder in out.parents:
-        raise ValueError(f"out must lie outside the folder of submissions, got {str(out)!r}")
+    folder, out = _places(Path(folder).resolve(), Path(out).resolve())
     found = submissions.files(folder)
     course = Course(Path(masters), out)
-    seed = _seed(out, hidden_seed)
-    course.open()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(out / ".lock", timeout=0):
+            seed = _seed(out, hidden_seed)
+            course.open()
+            hidden = (folder, out, Path(masters).resolve())
+            return Grades(tuple(_grade_all(course, found, seed, limits, hidden, jobs, say)), seed)
+    except filelock.Timeout:
+        raise ValueError(f"out must be a folder in which no other grading runs, got {str(out)!r}") from None
+
+
+def _places(folder: Path, out: Path) -> tuple[Path, Path]:
+    if os.name != "posix":
+        raise ValueError(f"grading needs Linux or macOS, where a process can be limited, got {sys.platform}")
+    if out == folder or folder in out.parents:
+        raise ValueError(f"out must lie outside the folder of submissions, got {str(out)!r}")
+    if set("*?[]") & set(str(out)):  # nbgrader takes these for patterns
+        raise ValueError(f"out must be a path without any of * ? [ ], got {str(out)!r}")
+    return folder, out
+
+
+def _grade_all(course: Course, found: Sequence[submissions.File], seed: int, limits: Limits, hidden: Sequence[Path],
+               jobs: int, say: Callable[[str], None] | None) -> list[Row]:  # fmt: skip
     rows: list[Row] = []
     done: set[tuple[str, str]] = set()
     try:
         for file in tqdm(found, desc="grading", unit="notebook", disable=None):
             try:
-                made = _graded(course, file, seed, limits, (folder, out, Path(masters).resolve()), jobs, done)
+                made = _graded(course, file, seed, limits, hidden, jobs, done)
             except Exception as error:  # one submission never keeps the others from their points
                 made = [_refused(file, f"The grader could not grade this file ({type(error).__name__}: {error}).")]
             rows += made
@@ -71,8 +93,8 @@ def grade(
                 say(f"{file.student}  {made[0]['notebook'] or file.path.name}  {points:g} of {most:g}")
     finally:  # also when it is interrupted: what is there is whole
         _similar(rows, course.solutions)
-        _tables(out, rows, course)
-    return Grades(tuple(rows), seed)
+        _tables(course.root.parent, rows, course)
+    return rows
 
 
 def _seed(out: Path, asked: int | None) -> int:
@@ -101,7 +123,9 @@ def _graded(course: Course, file: submissions.File, seed: int, limits: Limits, h
     done.add((file.student, stem))
     state = course.root / "state" / file.student / f"{stem}.json"
     feedback = course.root.parent / "feedback" / file.student / f"{stem}.html"
-    stamp = hashlib.sha256(json.dumps([found.digest, seed, course.digest, str(limits)]).encode()).hexdigest()
+    stamp = hashlib.sha256(
+        json.dumps([found.digest, seed, course.digest, course.checks, str(limits)]).encode()
+    ).hexdigest()
     if state.is_file() and feedback.is_file():
         kept = json.loads(state.read_text(encoding="utf-8"))
         if kept["stamp"] == stamp:
@@ -154,8 +178,9 @@ def _row(
     note = _note(answer, outcome)
     digest, size = form(answer.text) if answer.code is not None else ("", 0)
     return {
-        "student": file.student, "notebook": stem, "exercise": exercise.name, "points": outcome.points(exercise),
-        "max": exercise.points, "message": f"{text} {note}".strip(), "seconds": outcome.seconds, "flags": [*answer.flags, *outcome.flags],
+        "student": file.student, "notebook": stem, "exercise": exercise.name,
+        "points": outcome.points(exercise), "max": exercise.points, "message": f"{text} {note}".strip(),
+        "seconds": outcome.seconds, "flags": [*answer.flags, *outcome.flags],
         "feedback": f"Visible tests: {visible}\nHidden tests: {hidden}\n{note}".strip(),
         "form": digest if size > FORCED else "",
     }  # fmt: skip

@@ -63,4 +63,6 @@ def _hidden_message(exercise: Exercise, verdict: Verdict, values: Sequence[Any])
     if not verdict.answered or verdict.message in {mistake.says for mistake in exercise.mistakes}:
         return verdict.message
     failed = [value.says for value in values if isinstance(value, Failure)]
-    return f"On other inputs {failed[0]}." if failed else "Wrong on other inputs than the ones you see."
+    if not failed:
+        return "Wrong on other inputs than the ones you see."
+    return f"On other inputs {failed[0].partition(':')[0][:120]}."  # what an error says could hold the inputs

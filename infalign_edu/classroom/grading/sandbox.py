@@ -69,7 +69,11 @@ class Run:
 
 
 def run(code: Code, cases: Sequence[Arguments], limits: Limits = USUAL, hidden: Sequence[Path] = ()) -> Run:
-    """What a learner's function returns for `cases`, computed in a process of its own."""
+    """What a learner's function returns for `cases`, computed in a process of its own.
+
+    >>> run(Code(("def f(x, y):\\n    return x / y",), "f"), [(3, 2), (3, 0)]).values
+    (1.5, Failure(says='it raised ZeroDivisionError: division by zero'))
+    """
     encoded = [encode(tuple(case)) for case in cases]
     request = {
         "cells": code.cells, "function": code.function, "imports": code.imports, "cases": encoded,
