@@ -170,7 +170,15 @@ def html_image(fig: Figure) -> str:
 
 
 def show(fig: Figure) -> None:
-    """Shows the figure in a notebook, as an image with its alternative text."""
-    from IPython.display import Image, display
+    """Shows the figure in a notebook, as an image with its alternative text.
 
-    display(Image(data=png(fig), format="png", alt=alt_text(fig)))
+    JupyterLab leaves the text of an image out, so it stands beside it once more, for screen readers only.
+    """
+    import html
+
+    from IPython.display import HTML, Image, display
+
+    says = alt_text(fig)
+    display(Image(data=png(fig), format="png", alt=says))
+    unseen = "position:absolute;width:1px;height:1px;overflow:hidden"
+    display(HTML(f'<div class="figure-text" style="{unseen}">Figure: {html.escape(says)}</div>'))

@@ -104,6 +104,7 @@ class Live:
         for ax, xlim, ylim in zip(self.axes, limits[::2], limits[1::2], strict=True):
             ax.set(xlim=xlim, ylim=ylim)
         self.canvas.draw()
+        self.fig.set_layout_engine("none")  # laid out once: axes that moved with their labels would be a new picture
         self._background = self.canvas.copy_from_bbox(self.fig.bbox)
         self.full_redraws += 1
 

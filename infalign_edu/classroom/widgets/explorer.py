@@ -117,6 +117,8 @@ def whole(label: str, value: int, low: int, high: int, says: str) -> widgets.Int
     return widgets.IntSlider(value=value, min=low, max=high, description=label, tooltip=says, style=LABEL, layout=WIDE)
 
 
-def choice(label: str, options: list[str], value: str, says: str) -> widgets.Dropdown:
-    """A labelled drop-down list."""
-    return widgets.Dropdown(options=options, value=value, description=label, tooltip=says, style=LABEL, layout=WIDE)
+def choice(label: str, options: list[str], value: str, says: str) -> widgets.SelectionSlider:
+    """A labelled slider over names: JupyterLab takes a drop-down list's arrow keys for itself, and a slider's not."""
+    return widgets.SelectionSlider(
+        options=options, value=value, description=label, tooltip=says, style=LABEL, layout=WIDE
+    )
