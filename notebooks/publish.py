@@ -109,7 +109,7 @@ def prepared(notebook: Any) -> Any:
         if cell.cell_type != "code":
             continue
         cell.outputs = [out for out in cell.outputs if not any("widget" in kind for kind in out.get("data", {}))]
-        cell.outputs = [out for out in cell.outputs if 'class="figure-text"' not in out.get("data", {}).get("text/html", "")]
+        cell.outputs = [out for out in cell.outputs if "figure-text" not in out.get("data", {}).get("text/html", "")]
         if MARKERS.search(cell.source) or cell.metadata.get("nbgrader", {}).get("solution"):
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "solution"]
         cell.source = MARKERS.sub("", HIDDEN.sub("", cell.source)).strip("\n")

@@ -111,7 +111,7 @@ def test_a_longer_draw_begins_with_the_shorter_one(playground):
 def test_moving_a_control_changes_what_it_should_and_nothing_else(playground, control, value, moves):
     before, image, text = playground.data, playground.image.value, playground.text
     options = getattr(playground.controls[control], "options", None)
-    playground.controls[control].value = options[-1] if value is None else value
+    playground.controls[control].value = options[-1][1] if value is None else value
     after = playground.data
     assert playground.error is None and playground.image.value != image and playground.text != text
     for part in ("prompt", "responses", "rewards", "hidden"):
@@ -124,7 +124,7 @@ def test_the_same_seed_draws_the_same_and_another_prompt_other_sentences(playgro
     assert playground.controls["seed"].value == 1 and playground.data.responses != first
     playground.controls["seed"].value = 0
     assert playground.data.responses == first
-    playground.controls["prompt"].value = playground.controls["prompt"].options[1]
+    playground.controls["prompt"].value = playground.controls["prompt"].options[1][1]
     assert playground.data.responses[0].split()[0] != first[0].split()[0] or playground.data.responses[1:] != first[1:]
 
 
@@ -134,7 +134,7 @@ def test_every_prompt_is_held_out_and_of_both_kinds(playground):
     options = playground.controls["prompt"].options
     for kind in ("harmless", "harmful"):
         held = load_prompts("embedded").where(split="heldout", kind=kind).prompts
-        found = [text.partition(": ")[2] for text in options if text.startswith(f"{kind}: ")]
+        found = [text for label, text in options if label.startswith(f"{kind} ")]
         assert len(found) >= 6 and set(found) <= set(held)
 
 

@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 
 from infalign_edu.plots import figure, style
 
+COLUMNS = 3  # of a legend
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -55,6 +57,9 @@ class Live:
         self.full_redraws = 0
         self._limits: list[tuple[float, float]] = []
         self._lines = [self._make(ax, panel) for ax, panel in zip(self.axes, self.panels, strict=True)]
+        named = [len([s for s in panel.series if not s.startswith("_")]) for panel in self.panels]
+        rows = max(math.ceil(count / COLUMNS) if count > 1 else 0 for count in named)
+        self.fig.set_layout_engine("constrained", rect=(0, 0, 1, 1 - (0.18 * rows + 0.05) / height))
         self._fit([{} for _ in self.panels])
 
     @staticmethod
@@ -69,7 +74,10 @@ class Live:
             made[name] = ax.plot([], [], label=name.rstrip("·|"), animated=True, **look)[0]
         ax.set(xlabel=panel.x, ylabel=panel.y, title=panel.title, xlim=_range(panel.xlim), ylim=_range(panel.ylim))
         if len(panel.series) > 1:
-            ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncol=3, handlelength=3)
+            legend = ax.legend(
+                frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncol=COLUMNS, handlelength=3
+            )
+            legend.set_in_layout(False)  # it has its own space above; else one that is too wide shrinks the axes
         return made
 
     def update(self, curves: Sequence[Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> bytes:
@@ -104,7 +112,6 @@ class Live:
         for ax, xlim, ylim in zip(self.axes, limits[::2], limits[1::2], strict=True):
             ax.set(xlim=xlim, ylim=ylim)
         self.canvas.draw()
-        self.fig.set_layout_engine("none")  # laid out once: axes that moved with their labels would be a new picture
         self._background = self.canvas.copy_from_bbox(self.fig.bbox)
         self.full_redraws += 1
 

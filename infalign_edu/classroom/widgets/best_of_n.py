@@ -85,6 +85,7 @@ class BestOfNPlayground(Explorer[Drawn]):
             self._policy = self._load()
             self.button.description, self.button.tooltip = "Draw again", "16 new responses: the seed goes up by one"
             self.refresh()
+            self.message.value = ""
         else:
             seed = self.controls["seed"]
             seed.value = (seed.value + 1) % (SEEDS + 1)
@@ -104,11 +105,10 @@ class BestOfNPlayground(Explorer[Drawn]):
 
     def compute(self, prompt: str, reward: str, n: int, seed: int) -> Drawn:
         """The first n draws and what each procedure shows; nothing drawn before the model is loaded."""
-        text = prompt.partition(": ")[2]
         if self._policy is None:
             none = np.zeros(0)
-            return Drawn(text, reward, n, seed, [], none, none, none, {})
-        return judge(text, reward, n, seed, *self._pool(text, reward, seed))
+            return Drawn(prompt, reward, n, seed, [], none, none, none, {})
+        return judge(prompt, reward, n, seed, *self._pool(prompt, reward, seed))
 
     def draw(self, data: Drawn) -> bytes:
         """Left: the draws on the hidden samples' distribution. Right: what is shown, over its mean for every N."""
@@ -163,9 +163,12 @@ def _live() -> Live:
 
 def _controls() -> dict[str, Any]:
     heldout = load_prompts("embedded").where(split="heldout")
-    prompts = [f"{kind}: {x}" for kind in ("harmless", "harmful") for x in heldout.where(kind=kind).prompts[:180:23]]
-    ask = choice("prompt", prompts, prompts[0], "a request that the model was not trained on")
-    ask.layout = widgets.Layout(width="620px", max_width="100%")
+    prompts = [
+        (f"{kind} {i}", x)
+        for kind in ("harmless", "harmful")
+        for i, x in enumerate(heldout.where(kind=kind).prompts[:180:23], start=1)
+    ]
+    ask = choice("prompt", prompts, prompts[0][1], "a request that the model was not trained on")
     return {
         "prompt": ask,
         "reward": choice("reward r", list(REWARDS), REWARDS[0], "what the world's gold score looks at"),

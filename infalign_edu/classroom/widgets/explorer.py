@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import ipywidgets as widgets
@@ -117,7 +117,7 @@ def whole(label: str, value: int, low: int, high: int, says: str) -> widgets.Int
     return widgets.IntSlider(value=value, min=low, max=high, description=label, tooltip=says, style=LABEL, layout=WIDE)
 
 
-def choice(label: str, options: list[str], value: str, says: str) -> widgets.SelectionSlider:
+def choice(label: str, options: Sequence[str | tuple[str, str]], value: str, says: str) -> widgets.SelectionSlider:
     """A labelled slider over names: JupyterLab takes a drop-down list's arrow keys for itself, and a slider's not."""
     return widgets.SelectionSlider(
         options=options, value=value, description=label, tooltip=says, style=LABEL, layout=WIDE

@@ -176,8 +176,10 @@ class FrontierExplorer(Explorer[Race]):
                 "transforms": shown,
                 **{f"u{i}": bar for i, bar in enumerate(hand)},
             },
-            (widgets.HBox([self.adding, add, clear]), widgets.HBox(self.buttons)),
+            (widgets.HBox([self.adding, add, clear]), widgets.HBox(hand), widgets.HBox(self.buttons)),
         )
+        row = self.box.children[1]
+        row.children = [control for control in row.children if control not in hand]
 
     @staticmethod
     def _upright(i: int) -> widgets.FloatSlider:

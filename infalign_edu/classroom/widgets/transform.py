@@ -184,15 +184,10 @@ class TransformExplorer(Explorer[Explored]):
 def describe(data: Explored) -> str:
     """The numbers of a policy in words."""
     used = data.used if data.used == data.trained else f"{data.used} (training was for {data.trained})"
-    amount = data.lost - data.gap
-    rest = "" if amount < 5e-4 else f", {100 * amount:.1f} by a KL that is not the best for this beta"
     return (
         f"{data.name} at beta {data.beta:.3g}, shown through {used}: win rate {100 * data.win_rate:.1f} % against the "
         f"reference, KL(policy || reference) {_nats(data.kl)} nats. The optimum of the same KL wins "
         f"{100 * data.best_win_rate:.1f} %: {100 * data.gap:.1f} points are lost by the shape of the transform. "
-        f"In win rate per nat this beta is {data.price:.3g}: the objective W - {data.price:.3g} KL is "
-        f"{data.objective:.3f}, the best is {data.best_objective:.3f}; {100 * data.lost:.1f} points are lost, "
-        f"{100 * min(data.gap, data.lost):.1f} by the shape{rest}. "
         f"Largest density: {_peak(data.density)}, of the optimum {_peak(data.best)}."
     )
 
