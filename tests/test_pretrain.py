@@ -211,7 +211,7 @@ def test_shipped_preferences_are_sampled_from_the_shipped_model(shipped):
 
 def test_embedded_files_are_small_and_missing_ones_are_named():
     assert sum(file.stat().st_size for file in embedded().rglob("*") if file.is_file()) < 4 * 2**20
-    with pytest.raises(FileNotFoundError, match=r"got 'nothing\.txt'"):
+    with pytest.raises(FileNotFoundError, match=r"got 'embedded/nothing\.txt'"):
         embedded("nothing.txt")
 
 

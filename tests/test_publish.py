@@ -171,7 +171,9 @@ def test_solutions_are_folded_and_hidden_tests_widgets_and_installation_left_out
 def test_a_key_is_read_before_the_student_copy_and_takes_its_outputs(tmp_path):
     student = NOTEBOOKS[0]
     key = nbformat.read(student, as_version=4)
-    kept = [list(cell.outputs) for cell in key.cells if cell.cell_type == "code"]
+    unseen = "figure-text"  # the text of a figure for a page that does not have it on the image
+    kept = [[out for out in cell.outputs if unseen not in out.get("data", {}).get("text/html", "")]
+            for cell in key.cells if cell.cell_type == "code"]  # fmt: skip
     for cell in key.cells:
         if cell.cell_type == "code":
             cell.outputs = []
