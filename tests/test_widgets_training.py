@@ -120,11 +120,16 @@ def test_it_follows_a_job_that_was_started_elsewhere(tmp_path):
 
 
 def test_a_look_at_an_unchanged_folder_draws_nothing(tmp_path, monkeypatch):
-    written(tmp_path / "r", 3)
+    part = written(tmp_path / "r", 3)
     monitor = TrainingMonitor(tmp_path / "r")
     monitor.poll()
-    monkeypatch.setattr(monitor, "draw", lambda data: pytest.fail("drawn again"))
+    drawn = []
+    monkeypatch.setattr(monitor, "draw", lambda data: drawn.append(data) or b"again")
     monitor.poll()
+    assert drawn == []
+    part.append(row(4))
+    monitor.poll()
+    assert len(drawn) == 1
 
 
 def test_of_a_run_that_compares_the_latest_transform_is_shown(tmp_path):

@@ -173,11 +173,11 @@ def bound(shown: str) -> Bound:
 @lru_cache(maxsize=64)
 def _path(name: str) -> tuple[Any, ...]:
     """Policies of a named transform up to MOST_KL or as far as it goes, close in KL, which may rise steeply in beta."""
-    phi, found, todo = ia.standardize(ia.transform(name)), list[Any](), list(8.0 * 1.6 ** -np.arange(40.0))[::-1]
-    while todo and not (found and found[-1].kl > MOST_KL):
-        policy = theory.tilt(phi, todo.pop())
+    phi, found, ahead = ia.standardize(ia.transform(name)), list[Any](), list(8.0 * 1.6 ** -np.arange(40.0))[::-1]
+    while ahead and not (found and found[-1].kl > MOST_KL):
+        policy = theory.tilt(phi, ahead.pop())
         if found and np.sqrt(policy.kl) - np.sqrt(found[-1].kl) > 0.13 and len(found) < 60:
-            todo += [policy.beta, float(np.sqrt(policy.beta * found[-1].beta))]
+            ahead += [policy.beta, float(np.sqrt(policy.beta * found[-1].beta))]
         elif not found or policy.kl > found[-1].kl * 1.001:
             found.append(policy)
     return tuple(found)
