@@ -22,8 +22,8 @@ help:                 ## this list
 lab: .venv/lab        ## the environment, then the course in JupyterLab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
-app: .venv/lab        ## the six explorers as an app, without their code
-	$(BIN)/voila notebooks/explorer.ipynb
+app: .venv/lab        ## the six explorers as an app, without their code, at the address it prints
+	$(BIN)/voila notebooks/explorer.ipynb --no-browser --Voila.auto_token=True
 
 test: .venv/test      ## the environment, then every test that is not slow, and every notebook
 	$(BIN)/python -m pytest -m "not slow" --doctest-modules $(NBVAL) infalign_edu tests notebooks
