@@ -203,13 +203,8 @@ def train(
 
 
 def sweep(
-    config: CTRLConfig,
-    run: Trained,
-    reference: Policy,
-    data: Data,
-    calibrator: EmpiricalCalibrator,
-    final_kl: float,
-    kl: float,
+    config: CTRLConfig, run: Trained, reference: Policy, data: Data, calibrator: EmpiricalCalibrator,
+    final_kl: float, kl: float,
 ) -> Iterator[tuple[int, Policy]]:
     """Trained policies on the way from a run's final KL to beyond `kl`: a few steps each at a beta that theory picks.
 

@@ -209,7 +209,7 @@ def page(config: CTRLConfig, found: Evaluation, content: dict[str, Any]) -> str:
     title = f"{content['transform']} for {content['procedure']}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src "
         "'unsafe-inline'\">"
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
         f"<p>Win rates against the reference on {about}, ± one standard error over prompts. Lift share is "

@@ -1,12 +1,12 @@
 """Run folders: one lock, one config, metrics as JSON lines, checkpoints that are whole or absent.
 
-runs/align/
-  config.json               what was asked for, every default resolved
-  calibration.npz           the reference rewards of every training prompt
-  exp_10/metrics.jsonl      one line a step
-  exp_10/state.safetensors  the latest training state: weights, Adam's moments, step
-  exp_10/snapshots/         weights at scheduled steps; the last one is evaluated
-  report.json report.html
+    runs/align/
+      config.json               what was asked for, every default resolved
+      calibration.npz           the reference rewards of every training prompt
+      exp_10/metrics.jsonl      one line a step
+      exp_10/state.safetensors  the latest training state: weights, Adam's moments, step
+      exp_10/snapshots/         weights at scheduled steps; the last one is evaluated
+      report.json report.html
 """
 
 from __future__ import annotations

@@ -51,9 +51,8 @@ class Frontier:
     win_rate: Array
 
 
-def frontier(
-    transform: Transform, shown: str | Procedure, betas: ArrayLike, reference_procedure: str | Procedure | None = None
-) -> Frontier:
+def frontier(transform: Transform, shown: str | Procedure, betas: ArrayLike,
+             reference_procedure: str | Procedure | None = None) -> Frontier:
     """What one transform earns at every beta, under the procedure `shown`.
 
     >>> frontier(lambda u: u, "best-of-4", [1.0, 0.1]).win_rate.round(4)
@@ -86,7 +85,6 @@ def solve_for_kl(kl_of: Callable[[float], float], kl: float, guess: float) -> fl
     >>> round(solve_for_kl(lambda beta: 1 / beta, 0.25, 1.0), 9)
     4.0
     """
-
     def gap(log_beta: float) -> float:
         return float(np.log(max(kl_of(float(np.exp(log_beta))), 1e-300) / kl))
 

@@ -141,10 +141,8 @@ def _solve(ours: Procedure, theirs: Procedure, beta: float, one: bool) -> list[S
     """All stationary policies found, each with its certificate."""
     if _power(ours) == (1, 1):
         return [_certify(ours, theirs, beta, theirs.cdf)]
-    found = [
-        _certify(ours, theirs, beta, OptimalTransform(p.panels, beta * p.log_f))
-        for p in stationary_policies(Pair(ours, theirs, beta), one)
-    ]
+    found = [_certify(ours, theirs, beta, OptimalTransform(p.panels, beta * p.log_f))
+             for p in stationary_policies(Pair(ours, theirs, beta), one)]
     if (which := _curve_of(ours, theirs)) is not None:
         win_rate, kl = (float(v) for v in power_curve(*which, beta).win_rate_and_kl(beta))
         found = [p for p in found if abs(p.win_rate - win_rate) + abs(p.kl - kl) < TOLERANCE]
@@ -170,10 +168,8 @@ def optimum(shown: str | Procedure, beta: float, reference_procedure: str | Proc
     kept = sorted((s for s in certified if s.residual <= TOLERANCE), key=lambda s: -s.objective)
     if not kept:
         worst = min((s.residual for s in certified), default=np.inf)
-        raise RuntimeError(
-            f"optimum of {ours} against {theirs} at beta = {beta} has no certificate: the smallest "
-            f"residual is {worst:.1e} nats, at most {TOLERANCE:.0e} is accepted"
-        )
+        raise RuntimeError(f"optimum of {ours} against {theirs} at beta = {beta} has no certificate: the smallest "
+                           f"residual is {worst:.1e} nats, at most {TOLERANCE:.0e} is accepted")
     return Optimum(**vars(kept[0]), stationary=tuple(kept), certified="global" if one else "stationary")
 
 
@@ -189,9 +185,8 @@ def _linear(theirs: Procedure, beta: Array) -> tuple[Array, Array]:
     return (f * G) @ weight, np.maximum((f * log_f - f + 1) @ weight, 0.0)
 
 
-def optimal_frontier(
-    shown: str | Procedure, betas: ArrayLike, reference_procedure: str | Procedure | None = None
-) -> Frontier:
+def optimal_frontier(shown: str | Procedure, betas: ArrayLike,
+                     reference_procedure: str | Procedure | None = None) -> Frontier:
     """Win rate and KL(pi || pi_ref) of the optimum at every beta: nothing lies above this curve.
 
     >>> optimal_frontier("worst-of-4", [1.0, 0.1]).win_rate.round(4)
@@ -212,7 +207,8 @@ def optimal_frontier(
     return Frontier(beta, kl, win_rate)
 
 
-def optimal_beta_for_kl(shown: str | Procedure, kl: float, reference_procedure: str | Procedure | None = None) -> float:
+def optimal_beta_for_kl(shown: str | Procedure, kl: float,
+                        reference_procedure: str | Procedure | None = None) -> float:
     """The beta at which the optimum has a given KL(pi || pi_ref), in nats.
 
     Raises: ValueError where the optimum jumps over that KL, as it may for procedures with several stationary policies.

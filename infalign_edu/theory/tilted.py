@@ -40,10 +40,8 @@ def _tail(level: Level, least: float, right: bool) -> _Tail:
         return _Tail(least, 0.0, 0.0, 0.0)
     power = float((there - here) / np.log(2)) if np.isfinite(there) else 0.0
     if power <= -1 + 1e-9:
-        raise ValueError(
-            f"exp(transform / beta) must have a finite integral, got {level.transform!r} at beta = "
-            f"{level.beta!r}, which is too steep at u = {int(right)}"
-        )
+        raise ValueError(f"exp(transform / beta) must have a finite integral, got {level.transform!r} at beta = "
+                         f"{level.beta!r}, which is too steep at u = {int(right)}")
     return _Tail(least, power, least * float(np.exp(here)) / (1 + power), float(here) - power / (1 + power))
 
 
@@ -96,9 +94,8 @@ class Tilted:
         """f(u). Shape: any -> same."""
         return np.exp(self.log_density(u))
 
-    def resolved(
-        self, *columns: Callable[[Panels, Array, Array], Array], tolerance: float = 1e-13
-    ) -> tuple[Panels, Array, Array]:
+    def resolved(self, *columns: Callable[[Panels, Array, Array], Array], tolerance: float = 1e-13
+                 ) -> tuple[Panels, Array, Array]:
         """Panels on which sixteen nodes also resolve functions of (panels, f, F), with log f and F at their nodes."""
         panels, levels = self._panels, self._levels
         for _ in range(30):
@@ -160,11 +157,8 @@ class Tilted:
         log_f = self._levels - self.log_normaliser
         with np.errstate(invalid="ignore"):
             inside = np.where(log_f > -_TAIL, np.exp(log_f) * log_f - np.expm1(log_f), 1.0)
-        tails = [
-            t.mass * np.exp(-self.log_normaliser) * (t.mean_level - self.log_normaliser - 1) + t.least
-            for t in self._tails
-            if t.mass > 0
-        ]
+        tails = [t.mass * np.exp(-self.log_normaliser) * (t.mean_level - self.log_normaliser - 1) + t.least
+                 for t in self._tails if t.mass > 0]
         return max(0.0, self._panels.integral(inside) + float(sum(tails)))
 
     def win_rate(self, shown: str | Procedure, reference_procedure: str | Procedure | None = None) -> float:

@@ -112,13 +112,8 @@ def roughness(values: Array) -> Array:
     return np.abs(values @ COEFFICIENTS[-2:].T).sum(axis=-1)
 
 
-def resolve(
-    panels: Panels,
-    evaluate: Callable[[Panels], Array],
-    rough: Callable[[Panels, Array], np.ndarray],
-    levels: int = 60,
-    most: int = 40_000,
-) -> tuple[Panels, Array]:
+def resolve(panels: Panels, evaluate: Callable[[Panels], Array], rough: Callable[[Panels, Array], np.ndarray],
+            levels: int = 60, most: int = 40_000) -> tuple[Panels, Array]:
     """Halve panels until none is rough; returns them in order with the values of `evaluate` at their nodes.
 
     Shape: evaluate -> [panels, 16, ...]; rough -> bool [panels].

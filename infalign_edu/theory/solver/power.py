@@ -43,9 +43,8 @@ class PowerCurve:
             self._series[j] = before / ((N + M - 1) * (j + 1) + 1)
         log_r, kl = self._small(np.array(_START))
         span = (math.log(_START), math.log(max(largest_k, 1.0)) + 1e-6)
-        found = integrate.solve_ivp(
-            self._rates, span, [float(log_r), float(kl)], method="DOP853", rtol=3e-14, atol=1e-16, dense_output=True
-        )
+        found = integrate.solve_ivp(self._rates, span, [float(log_r), float(kl)], method="DOP853", rtol=3e-14,
+                                    atol=1e-16, dense_output=True)
         self._curve = found.sol
 
     def _rates(self, log_k: float, y: Array) -> tuple[float, float]:
@@ -65,9 +64,8 @@ class PowerCurve:
         """
         k = self.N * self.M / np.asarray(beta, dtype=float)
         small = np.minimum(k, _START)
-        log_r, kl = np.where(
-            k > _START, self._curve(np.log(np.maximum(k, _START)).ravel()).reshape(2, *k.shape), self._small(small)
-        )
+        log_r, kl = np.where(k > _START, self._curve(np.log(np.maximum(k, _START)).ravel()).reshape(2, *k.shape),
+                             self._small(small))
         share = self.N * self.sigma * np.where(k > _START, np.expm1(log_r) / k, polynomial.polyval(small, self._series))
         return (share if self.sigma > 0 else 1 - share), np.maximum(kl, 0.0)
 

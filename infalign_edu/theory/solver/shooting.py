@@ -21,17 +21,15 @@ from infalign_edu.procedures import Procedure
 _GRID = np.linspace(0.0, 1.0, 4097)
 _FROZEN = -40.0  # log f below which F no longer moves
 _WIDEST = 0.08  # a longer step could jump over the layer where a procedure looks
-_A = np.array(
-    [  # Dormand and Prince, order 5 with an estimate of order 4
-        [0, 0, 0, 0, 0, 0],
-        [1 / 5, 0, 0, 0, 0, 0],
-        [3 / 40, 9 / 40, 0, 0, 0, 0],
-        [44 / 45, -56 / 15, 32 / 9, 0, 0, 0],
-        [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729, 0, 0],
-        [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656, 0],
-        [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84],
-    ]
-)
+_A = np.array([  # Dormand and Prince, order 5 with an estimate of order 4
+    [0, 0, 0, 0, 0, 0],
+    [1 / 5, 0, 0, 0, 0, 0],
+    [3 / 40, 9 / 40, 0, 0, 0, 0],
+    [44 / 45, -56 / 15, 32 / 9, 0, 0, 0],
+    [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729, 0, 0],
+    [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656, 0],
+    [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84],
+])
 _ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
 _C = np.array([0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1])
 
@@ -77,9 +75,8 @@ class Shots:
         paths = [np.concatenate([p, np.repeat(p[-1:], longest - len(p), axis=0)]) for p in (self.path, other.path)]
         start = np.concatenate([self.start, other.start])
         order = np.argsort(start, kind="stable")
-        return Shots(
-            start[order], np.concatenate([self.miss, other.miss])[order], np.concatenate(paths, axis=-1)[..., order]
-        )
+        return Shots(start[order], np.concatenate([self.miss, other.miss])[order],
+                     np.concatenate(paths, axis=-1)[..., order])
 
 
 def shoot(pair: Pair, start: Array, tolerance: float = 1e-4) -> Shots:

@@ -38,18 +38,8 @@ def _guess(path: Array, pair: Pair) -> tuple[Panels, Array]:
     rate, x = pair.rates(s, y), np.linspace(0, 1, 9)[:-1]
     h = np.diff(s)[:, None]
     blend = [2 * x**3 - 3 * x**2 + 1, x**3 - 2 * x**2 + x, 3 * x**2 - 2 * x**3, x**3 - x**2]  # Hermite
-    F, log_f = (
-        np.append(
-            (
-                v[:-1, None] * blend[0]
-                + h * r[:-1, None] * blend[1]
-                + v[1:, None] * blend[2]
-                + h * r[1:, None] * blend[3]
-            ).ravel(),
-            v[-1],
-        )
-        for v, r in zip(y, rate, strict=True)
-    )
+    F, log_f = (np.append((v[:-1, None] * blend[0] + h * r[:-1, None] * blend[1] + v[1:, None] * blend[2]
+                           + h * r[1:, None] * blend[3]).ravel(), v[-1]) for v, r in zip(y, rate, strict=True))
     fallen = np.append((s[:-1, None] + h * x).ravel(), s[-1]) - (1 - F)  # 1 - u, rising
     keep = np.concatenate([[True], np.diff(np.maximum.accumulate(fallen)) > 0]) & (fallen < 1) & (fallen >= 0)
     fallen, F, log_f = fallen[keep], F[keep], log_f[keep]
@@ -80,9 +70,8 @@ def _newton_step(panels: Panels, log_f: Array, F: Array, pair: Pair) -> tuple[Ar
     c, d = pull - bend * F, f * (1 - log_f)
     SH = S * bend[:, None, :]
     Sd = np.einsum("pij,pj->pi", S, d)
-    right = np.stack(
-        [np.ones_like(f), SH.sum(axis=-1), np.einsum("pij,pj->pi", S, c) + np.einsum("pij,pj->pi", SH, Sd)], axis=-1
-    )
+    right = np.stack([np.ones_like(f), SH.sum(axis=-1),
+                      np.einsum("pij,pj->pi", S, c) + np.einsum("pij,pj->pi", SH, Sd)], axis=-1)
     x = np.linalg.solve(np.eye(NODES.size) - SH @ (S * f[:, None, :]), right)  # log f for start values (1,0), (0,1), 0
     y = np.einsum("pij,pjk->pik", S * f[:, None, :], x)  # F for the same
     y[..., 1] += 1
