@@ -89,7 +89,8 @@ EXERCISES = (
                 lambda u, n: n * u**n,
             ),
             Mistake(
-                "The factor is the exponent N - 1: you took the derivative of u^(N-1). The CDF is u^N.",
+                "The factor is N - 1, but any of the N draws can be the best. The CDF is u^N: its "
+                "derivative has the old exponent in front.",
                 lambda u, n: (n - 1) * u ** (n - 1),
             ),
         ),
@@ -160,8 +161,8 @@ EXERCISES = (
         corners=(lambda rng: _draws(rng, 1), lambda rng: _draws(rng, 4)),
         mistakes=(
             Mistake(
-                "That is the plug-in: it draws with replacement, so one sample can fill several of the n places. Its "
-                "mean is wrong for every M. Choose n different samples instead.",
+                "That is the plug-in: it draws with replacement, so one sample can fill several of the n places. It is "
+                "biased, however large M is. Choose n different samples instead.",
                 lambda r, k, n: _weighted(r, _replaced(r.shape[1], k, n)),
             ),
             Mistake(

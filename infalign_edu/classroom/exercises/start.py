@@ -187,7 +187,8 @@ EXERCISES = (
                 lambda u, t, beta: _shares(np.exp(t * u)),
             ),
             Mistake(
-                "The sign of t is lost: for a negative t, exp(t u) falls with u: the policy would prefer the worst.",
+                "The sign of t is lost: for a negative t, exp(t u) falls with u, and the policy would prefer the "
+                "worst.",
                 lambda u, t, beta: _shares(np.exp(np.exp(t * u) / beta)),
             ),
         ),

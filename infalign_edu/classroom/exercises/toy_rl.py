@@ -50,13 +50,14 @@ RLOO = Exercise(
             _centred,
         ),
         Mistake(
-            "You divide by the group's standard deviation (as GRPO does by default). Section 6 shows what that costs: "
-            "beta becomes beta s, and the optimum moves.",
+            "You divide by the group's standard deviation (as GRPO does by default). Asked for is the difference "
+            "alone: where all R of a group are equal, as at the optimum, yours is 0/0. (Section 6 divides Phi and not "
+            "the KL, and misses the optimum.)",
             lambda rewards: _centred(rewards) / rewards.std(axis=1, keepdims=True),
         ),
         Mistake(
-            "You divide by the group's standard deviation (with K - 1 in it): the scale of the reward is lost, and "
-            "with it the meaning of beta.",
+            "You divide by the group's standard deviation (with K - 1 in it). Asked for is the difference alone, in "
+            "the units of the reward.",
             lambda rewards: _centred(rewards) / rewards.std(axis=1, keepdims=True, ddof=1),
         ),
         Mistake(
