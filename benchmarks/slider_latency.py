@@ -34,6 +34,7 @@ CONTROLS = {  # explorer -> label of the slider that is moved
     "FrontierExplorer": "u=4/8",
     "FixedPointExplorer": "beta",
     "BestOfNPlayground": "N",
+    "TrainingMonitor": "target KL",
 }
 STOPWATCH = """box => {
   box.moves = [];

@@ -150,6 +150,9 @@ def test_buttons_and_text_are_worked_by_keyboard(explorers):
         for label in labels:
             press(explorers, box(explorers, title[name]), label)
     place = box(explorers, title["FrontierExplorer"])
+    before = place.evaluate(STATE)
+    place.locator("select").select_option(["log", "identity"])
+    assert changed(explorers, place, before)["pixels"] != before["pixels"]
     place.locator("input[type=text]").first.fill("exp:none")
     place.locator("button", has_text="add").focus()
     explorers.keyboard.press("Enter")
@@ -173,6 +176,14 @@ def wait_for_steps(page, place, more_than, *, seconds=90):
 
 def test_a_training_job_is_watched_stopped_and_resumed(explorers, folder):
     place = box(explorers, widgets.TrainingMonitor.title)
+    handles = place.locator(".noUi-handle")
+    for i in range(handles.count()):  # what Start would train, there and back
+        for key in KEYS:
+            before = place.evaluate(STATE)
+            handles.nth(i).focus()
+            explorers.keyboard.press(key)
+            after = changed(explorers, place, before, seconds=3)
+        assert after["numbers"] != before["numbers"] and after["alert"] == ""
     press(explorers, place, "Start", seconds=20)
     done = wait_for_steps(explorers, place, 0)
     before = place.evaluate(STATE)
