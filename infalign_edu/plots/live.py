@@ -119,7 +119,9 @@ class Live:
         from PIL import Image
 
         buffer = io.BytesIO()
-        pixels = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3])
+        drawn = self.canvas.buffer_rgba()
+        height, width = drawn.shape[:2]
+        pixels = Image.frombuffer("RGBA", (width, height), drawn, "raw", "RGBA", 0, 1).convert("RGB")
         pixels = pixels.quantize(64, method=Image.Quantize.FASTOCTREE)  # a third of the bytes for kernel and browser
         pixels.save(buffer, "PNG", compress_level=1, compress_type=3)  # run lengths: quicker to find
         return buffer.getvalue()
