@@ -61,6 +61,9 @@ def rows(report: dict[str, Any], command: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+POINT = ("kl", "best_of_4", "best_of_4_stderr")  # columns that the figure reads as numbers
+
+
 def figure(table: list[dict[str, Any]]) -> Any:
     """The README's figure: theory as curves, trained policies as points with 95 % intervals."""
     budget = np.linspace(0.01, 0.8, 40)
@@ -75,6 +78,14 @@ def figure(table: list[dict[str, Any]]) -> Any:
     told = ", ".join(f"{name} at KL {p[0]:.2f} and win rate {p[1]:.3f}" for name, p in points.items())
     alt = f"Win rate under best-of-4 against KL: theoretical frontiers as curves, trained policies as points, {told}."
     return plots.lines(curves, x=plots.KL, y="win rate under best-of-4", points=points, alt=alt)
+
+
+def draw(table: list[dict[str, Any]]) -> Any:
+    """Writes the figure and gives it back."""
+    fig = figure(table)
+    with atomic.replacing(DATA / "figures" / "frontier.png") as part:
+        part.write_bytes(plots.png(fig))
+    return fig
 
 
 def claims(table: list[dict[str, Any]]) -> str:
@@ -127,7 +138,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--report", type=Path)
+    options.add_argument("--redraw", action="store_true", help="only the figure, from data/runs/align.csv")
     chosen = options.parse_args()
+    if chosen.redraw:
+        with (DATA / "runs" / "align.csv").open(newline="") as saved:
+            draw([{**row, **{name: float(row[name]) for name in POINT}} for row in csv.DictReader(saved)])
+        return
     if chosen.report:
         report = json.loads(chosen.report.read_text(encoding="utf-8"))
     else:
@@ -142,9 +158,7 @@ def main() -> None:
     atomic.write_text(DATA / "runs" / (f"align-seed-{seed}.csv" if seed else "align.csv"), text.getvalue())
     if seed:
         return
-    fig = figure(table)
-    with atomic.replacing(DATA / "figures" / "frontier.png") as part:
-        part.write_bytes(plots.png(fig))
+    fig = draw(table)
     readme = DATA.parent / "README.md"
     image = f"![{fig.alt_text}](data/figures/frontier.png)"
     page = replace_block(readme.read_text(encoding="utf-8"), "frontier", image)

@@ -28,6 +28,18 @@ def test_the_readme_says_what_align_csv_says():
     assert "](data/figures/frontier.png)" in readme and (ROOT / "data" / "figures" / "frontier.png").is_file()
 
 
+def test_the_readme_figure_is_drawn_in_the_palette_of_today():
+    from matplotlib.colors import to_rgb
+    from PIL import Image
+
+    from infalign_edu.plots import style
+
+    image = Image.open(ROOT / "data" / "figures" / "frontier.png").convert("RGB")
+    shown = {colour for _, colour in image.getcolors(100_000)}
+    for name in ("identity", "exp:10", "optimal"):
+        assert tuple(round(255 * part) for part in to_rgb(style(name)["color"])) in shown, name
+
+
 def test_align_csv_meets_what_the_course_promises():
     """The shipped default run: lift and gain shares, at a KL where theory has room for a difference."""
     identity, exp = table("align.csv")

@@ -116,13 +116,15 @@ def density(
     """
     fig, (ax,) = figure()
     edges = np.linspace(0, 1, 21).tolist()
-    ax.hist(np.ravel(u), bins=edges, density=True, label=measured, **BAR)
+    heights, _, _ = ax.hist(np.ravel(u), bins=edges, density=True, label=measured, **BAR)
     look_of = looks(curves)
     for name, (xs, ys) in curves.items():
         look = look_of[name]
         ax.plot(np.asarray(xs), np.asarray(ys), color=look["color"], linestyle=look["linestyle"], label=name)
-    ax.set(xlabel=CALIBRATED, ylabel="density", title=title, xlim=(0, 1))
-    ax.legend(**LEGEND)
+    top = max([float(np.max(heights)), *(float(np.max(ys)) for _, ys in curves.values())])
+    room = 1 + 0.08 * (2 + len(curves))  # for the legend, above the bars
+    ax.set(xlabel=CALIBRATED, ylabel="density", title=title, xlim=(0, 1), ylim=(0, room * top))
+    ax.legend(**LEGEND, loc="upper left")
     return with_alt(fig, alt)
 
 

@@ -31,6 +31,7 @@ from infalign_edu.order_statistics import Array
 from infalign_edu.plots.live import Live, Panel
 
 QUANTILE = "calibrated reward u  [quantile]"
+LEAST = float(np.log10(0.3)) - 1.75  # of log10 beta: the steps of 0.05 above it meet 0.3
 LOWEST = -0.5  # objectives below are drawn at the edge of the picture
 
 
@@ -121,7 +122,7 @@ class FixedPointExplorer(Explorer[Iteration]):
 
     def __init__(self) -> None:
         beta = widgets.FloatLogSlider(
-            value=0.3, base=10, min=-2.3, max=0.3, step=0.05, readout_format=".3g", style=LABEL, layout=WIDE,
+            value=0.3, base=10, min=LEAST, max=LEAST + 2.55, step=0.05, readout_format=".3g", style=LABEL, layout=WIDE,
             description="beta [1 / nat]", tooltip="price of a nat of KL(policy || reference), in win rate",
         )  # fmt: skip
         controls = {
