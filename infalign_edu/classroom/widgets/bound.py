@@ -95,18 +95,6 @@ class Bound:
         slopes = [self.beta[i] * s0 if i >= 0 else self.slope, self.beta[i + 1] * s1]
         return float(CubicHermiteSpline([s0, s1], [w0, w1], slopes)(np.sqrt(2 * kl)))
 
-    def objective(self, beta: float) -> float:
-        """The largest W - beta KL there is; its slope in beta is -KL."""
-        if self.closed:
-            best = theory.optimal_frontier(self.shown, [beta, self.beta[-1]])  # the last: one integration serves all
-            return float(best.win_rate[0] - beta * best.kl[0])
-        i = int(np.clip(np.searchsorted(-self.beta, -beta) - 1, 0, self.beta.size - 2))
-        (kl0, w0), (kl1, w1), a, b = self.node(i), self.node(i + 1), self.beta[i], self.beta[i + 1]
-        if beta > a:
-            return 0.5 + (w0 - a * kl0 - 0.5) * float(a / beta)  # what is above 1/2 falls as 1 / beta
-        ends = [w1 - b * kl1, w0 - a * kl0]
-        return float(CubicHermiteSpline(np.log([b, a]), ends, [-b * kl1, -a * kl0])(np.log(beta)))
-
     def density(self, kl: float) -> Array:
         """The density of the optimum at a KL on the points U, for a picture: good to a few percent. Shape: [U]."""
         i = self._below(kl)

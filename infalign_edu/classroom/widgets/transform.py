@@ -31,7 +31,7 @@ class Explored:
     """A trained policy and the optima at its KL. Shape: density, cdf, best, best_at_use [U], densities and a CDF on U.
 
     `win_rate` (probability) is under `used`, `best_win_rate` the largest at this KL (nats). `price` is beta in win rate
-    per nat, for W - price KL(policy || reference); `best_objective` is the largest at this price.
+    per nat.
     """
 
     name: str
@@ -46,21 +46,11 @@ class Explored:
     win_rate: float
     kl: float
     best_win_rate: float
-    best_objective: float
 
     @property
     def gap(self) -> float:
         """Win rate below the optimum of the same KL: what the shape of the transform loses."""
         return max(0.0, self.best_win_rate - self.win_rate)
-
-    @property
-    def objective(self) -> float:
-        return self.win_rate - self.price * self.kl
-
-    @property
-    def lost(self) -> float:
-        """Objective below the best at this price: `gap`, and what a KL that is too large or too small loses."""
-        return max(0.0, self.best_objective - self.objective)
 
 
 def explore(procedure: str, n: int, n_use: int, transform: str, t: float, beta: float) -> Explored:
@@ -95,7 +85,6 @@ def explore(procedure: str, n: int, n_use: int, transform: str, t: float, beta: 
         win_rate=policy.win_rate(used),
         kl=kl,
         best_win_rate=best.win_rate(kl),
-        best_objective=best.objective(price),
     )
 
 
