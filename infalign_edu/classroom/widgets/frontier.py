@@ -184,7 +184,7 @@ class FrontierExplorer(Explorer[Race]):
     @staticmethod
     def _upright(i: int) -> widgets.FloatSlider:
         return widgets.FloatSlider(
-            value=i / 8, min=0.0, max=1.0, step=0.005, orientation="vertical", description=f"u={i}/8",
+            value=i / 8, min=0.0, max=1.0, step=0.01, orientation="vertical", description=f"u={i}/8",
             tooltip=f"Phi at the calibrated reward {i}/8", readout_format=".2f",
             layout=widgets.Layout(width="58px", height="170px"),
         )  # fmt: skip
