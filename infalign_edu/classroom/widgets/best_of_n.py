@@ -81,7 +81,7 @@ class BestOfNPlayground(Explorer[Drawn]):
     def press(self) -> None:
         """Draws: the first time with the seed as it stands, then with the next one. Raises: what `load` raises."""
         if self._policy is None:
-            self.message.value = '<div role="status"><b>Loading the model.</b> Once, about ten seconds.</div>'
+            self.message.value = '<div role="status"><b>Loading the model.</b> Once, some seconds.</div>'
             self._policy = self._load()
             self.button.description, self.button.tooltip = "Draw again", "16 new responses: the seed goes up by one"
             self.refresh()

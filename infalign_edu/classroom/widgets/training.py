@@ -212,6 +212,6 @@ def _controls() -> dict[str, Any]:
         "procedure": choice("procedure", procedures, "best-of-4", "what the user sees of the trained policy"),
         "transform": choice("transform Phi", transforms, "exp:10", "what training does to the calibrated reward"),
         "target_kl": slider("target KL  [nats]", 0.6, 0.1, 1.2, 0.1, "KL at which theory picks beta"),
-        "steps": whole("updates  [steps]", 60, 10, 200, "how long to train; 60 take some fifteen seconds"),
+        "steps": whole("updates  [steps]", 60, 10, 200, "how long to train; 60 take about half a minute"),
         "seed": whole("seed", 0, 0, 99, "the same seed trains the same policy"),
     }
