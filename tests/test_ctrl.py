@@ -299,7 +299,7 @@ def test_a_learned_reward_is_fitted_on_other_prompts_and_reported(tmp_path, monk
         out=str(tmp_path / "r"), preferences="embedded", transform="exp:10", preference_pairs=300, **SMALL
     )
     report = ctrl.align(config).report
-    assert report["reward"] == "bradley-terry"
+    assert report["reward"] == "bradley-terry fitted on embedded"
     assert 0.5 < report["reward_report"]["accuracy"] <= 1
 
 

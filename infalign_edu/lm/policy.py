@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
+from infalign_edu.lm.adapters import merged
 from infalign_edu.lm.datasets import turns
 from infalign_edu.lm.files import no_progress_bars, whole_folder
 from infalign_edu.lm.rollouts import Rollouts, batches, generate, pad, rows_that_fit, trim, uniform_block
@@ -209,9 +210,12 @@ class Policy:
         return twin
 
     def save(self, folder: str | Path) -> Path:
-        """Write model (safetensors) and tokenizer to a folder: beside its place first, then moved there whole."""
+        """Write model (safetensors) and tokenizer to a folder: beside its place first, then moved there whole.
+
+        Adapters are merged into the weights they adapt; `adapters.save` writes them alone.
+        """
         with whole_folder(folder) as beside, no_progress_bars():
-            self.model.save_pretrained(beside)
+            merged(self.model).save_pretrained(beside)
             self.tokenizer.save_pretrained(beside)
         return Path(folder)
 

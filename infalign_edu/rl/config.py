@@ -16,7 +16,9 @@ from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.transforms import Transform
 from infalign_edu.transforms import transform as named_transform
 
-SMALL = 5_000_000  # parameters; below it a laptop core samples thousands of tokens a second
+SMALL = 5_000_000  # parameters; below it a laptop core samples thousands of tokens a second and trains all weights
+LORA_RANK = 16  # of the adapters that are trained in a larger model, in the place of its weights
+FULL_RATE = 1e-5  # learning rate of a larger model whose weights are all trained
 
 
 def _option(default: Any, text: str) -> Any:
@@ -40,8 +42,8 @@ class CTRLConfig:
 
     model: str = _option("embedded", "embedded, smollm2, a local folder, a .gguf file or a Hub id")
     prompts: str = _option("embedded", "embedded, a .jsonl(.gz) or text file, or hub:REPO/FILE")
-    preferences: str = _option("", "preference pairs for a learned reward: embedded, .jsonl(.gz) or hub:REPO/FILE")
-    reward: str | Callable[..., Any] = _option("", "gold:helpfulness, gold:harmlessness, bradley-terry or classifier:M")
+    preferences: str = _option("", "pairs to fit the learned reward on: embedded, .jsonl(.gz), hub:REPO/FILE")
+    reward: str | Callable[..., Any] = _option("", "gold:helpfulness, gold:harmlessness, bradley-terry, classifier:M")
     reward_noise: float = _option(0.1, "standard deviation of fixed label noise added to a gold reward")
     procedure: str | Procedure = _option("best-of-4", "what the user sees: standard, best-of-4, worst-of-4, ...")
     transform: str | Transform = _option("", "identity, log, exp:10, exp:-10, power:7 or optimal")
@@ -58,6 +60,7 @@ class CTRLConfig:
     prompts_per_step: int | None = _option(None, "prompts in one update")
     samples_per_prompt: int | None = _option(None, "responses a prompt in one update, at least 2")
     learning_rate: float | None = _option(None, "Adam's learning rate")
+    lora_rank: int | None = _option(None, f"rank of LoRA adapters, 0: all weights; above 5 M parameters {LORA_RANK}")
     max_new_tokens: int | None = _option(None, "longest response in tokens")
     preference_pairs: int | None = _option(None, "most pairs the learned reward is fitted and tested on")
     snapshots: int = _option(8, "checkpoints along the run; a killed run goes on from the last one")
@@ -87,6 +90,7 @@ class CTRLConfig:
         self._check("samples_per_prompt", int, 2, "an integer of at least 2")
         self._check("preference_pairs", int, 20, "an integer of at least 20")
         self._check("seed", int, 0, "an integer >= 0")
+        self._check("lora_rank", int, 0, "an integer >= 0; 0 trains all weights")
         if not (math.isfinite(self.reward_noise) and self.reward_noise >= 0):
             raise ValueError(f"reward_noise must be a number >= 0, got {self.reward_noise}")
         if self.evaluation_samples is not None and self.evaluation_samples < max(n, 4):
@@ -118,6 +122,8 @@ class CTRLConfig:
         chosen: dict[str, Any] = {name: values[column] for name, values in _CHOICES.items()}
         chosen["evaluation_samples"] = max(n, chosen["evaluation_samples"])
         chosen["threads"] = 1 if small else cores
+        if not small and self.lora_rank == 0:
+            chosen["learning_rate"] = FULL_RATE
         if self.beta is None:
             chosen["target_kl"] = 0.6
         wanted = {k: v for k, v in chosen.items() if getattr(self, k) is None and v is not None}
@@ -135,8 +141,18 @@ class CTRLConfig:
         """One line a reader can check: every number that was chosen for this run."""
         words = [f"{name} {getattr(self, name)}" for name in _CHOICES if getattr(self, name) is not None]
         pull = f"beta {self.beta}" if self.beta is not None else f"target KL {self.target_kl} nats"
-        shown = f"{label(self.procedure)}, {' and '.join(self.transforms)}, reward {label(self.reward)}, {pull}"
+        shown = f"{label(self.procedure)}, {' and '.join(self.transforms)}, reward {self.reward_name}, {pull}"
         return f"{shown}; {', '.join(words)}, threads {self.threads}, seed {self.seed}"
+
+    @property
+    def reward_name(self) -> str:
+        """The reward in words. A learned one means what its pairs mean, so their file is named.
+
+        >>> CTRLConfig(reward="bradley-terry", preferences="data/harmless-base.jsonl.gz").reward_name
+        'bradley-terry fitted on harmless-base.jsonl.gz'
+        """
+        name = label(self.reward)
+        return f"{name} fitted on {pairs_name(self.preferences)}" if name == "bradley-terry" else name
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide a run's numbers: what a resumed run must share with the first one."""
@@ -153,7 +169,8 @@ _CHOICES: dict[str, tuple[Any, Any, Any]] = {
     "steps": (280, 2, 200),
     "prompts_per_step": (12, 4, 16),
     "samples_per_prompt": (16, 4, 16),
-    "learning_rate": (1.5e-3, 1e-5, 1e-5),
+    "learning_rate": (1.5e-3, 1e-4, 1e-4),  # the large ones are of adapters
+    "lora_rank": (0, LORA_RANK, LORA_RANK),
     "max_new_tokens": (None, 24, 64),
     "preference_pairs": (2000, 240, 1600),
 }
@@ -166,6 +183,15 @@ def label(spec: object) -> str:
     ('exp:10', 'abs')
     """
     return spec.strip() if isinstance(spec, str) else getattr(spec, "__name__", str(spec))
+
+
+def pairs_name(spec: str) -> str:
+    """A preference file without the folders it lies in; "embedded" and a Hub name as they are.
+
+    >>> pairs_name("hub:a/b/harmless-base/test.jsonl.gz"), pairs_name("/data/pairs.jsonl"), pairs_name("")
+    ('hub:a/b/harmless-base/test.jsonl.gz', 'pairs.jsonl', 'embedded')
+    """
+    return spec if spec.startswith("hub:") else spec.replace("\\", "/").rsplit("/", 1)[-1] or "embedded"
 
 
 def option_help() -> dict[str, str]:

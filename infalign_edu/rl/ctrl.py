@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from infalign_edu import theory
 from infalign_edu.calibration import EmpiricalCalibrator
+from infalign_edu.lm import adapters
 from infalign_edu.lm.models import load
 from infalign_edu.lm.policy import Policy
 from infalign_edu.lm.rewards import score
@@ -31,11 +32,11 @@ from infalign_edu.rl import evaluation, report
 from infalign_edu.rl.config import CTRLConfig
 from infalign_edu.rl.data import Data, prepare
 from infalign_edu.rl.runs import Interrupted, RunFolder, Trained, TrainingFiles, interruptible
-from infalign_edu.rl.trainer import Scores, Trainer, stream
+from infalign_edu.rl.trainer import Score, Scores, Trainer, stream
 from infalign_edu.transforms import Standardized, Transform, standardize
 from infalign_edu.transforms import transform as named_transform
 
-CALIBRATION = 4  # stream of randomness; the trainer uses 0 and 1, the evaluation 2 and 3
+CALIBRATION, ADAPTERS = 4, 5  # streams of randomness; the trainer uses 0 and 1, the evaluation 2 and 3
 
 
 @dataclass(frozen=True)
@@ -145,22 +146,25 @@ class CTRLScore:
         return Scores(rewards, calibrated, np.asarray(self.transform(calibrated), dtype=float))
 
 
-def trainable(reference: Policy) -> Policy:
-    """A copy of the reference whose weights may move: every run starts where KL(pi || pi_ref) is 0."""
+def trainable(reference: Policy, lora_rank: int = 0, seed: int = 0) -> Policy:
+    """A copy of the reference whose weights, or adapters of that rank, may move: it starts where its KL is 0."""
+    if lora_rank:
+        return adapters.attach(reference, lora_rank, seed=stream(seed, ADAPTERS))
     policy = reference.copy()
     policy.model.requires_grad_(True)
     return policy
 
 
 def build_trainer(
-    config: CTRLConfig, aim: Objective, reference: Policy, data: Data, calibrator: EmpiricalCalibrator
+    config: CTRLConfig, aim: Objective, reference: Policy, data: Data, calibrator: EmpiricalCalibrator,
+    score: Score | None = None,
 ) -> Trainer:
-    """The loop of one run, at its first step."""
+    """The loop of one run, at its first step; `score` takes the place of CTRL's own stages."""
     return Trainer(
-        trainable(reference),
+        trainable(reference, config.lora_rank or 0, config.seed),
         reference,
         data.training,
-        CTRLScore(data, calibrator, aim.transform),
+        score or CTRLScore(data, calibrator, aim.transform),
         beta=aim.beta,
         steps=config.steps or 1,
         prompts_per_step=config.prompts_per_step or 1,
@@ -206,20 +210,26 @@ def sweep(
     config: CTRLConfig, run: Trained, reference: Policy, data: Data, calibrator: EmpiricalCalibrator,
     final_kl: float, kl: float,
 ) -> Iterator[tuple[int, Policy]]:
-    """Trained policies on the way from a run's final KL to beyond `kl`: a few steps each at a beta that theory picks.
-
-    Two runs are compared between policies that are both trained to the end, never on snapshots from a run's youth.
-    """
-    aim = Objective(run.name, run.transform, run.beta)
-    trainer = build_trainer(config, aim, reference, data, calibrator)
+    """Policies on the way from a finished run's final KL to beyond `kl`: `approach`, from the run's latest state."""
+    trainer = build_trainer(config, Objective(run.name, run.transform, run.beta), reference, data, calibrator)
     state = run.files.latest()
     assert state is not None
     trainer.restore(*state)
+    yield from approach(trainer, partial(theory.beta_for_kl, run.transform), final_kl, kl)
+
+
+def approach(
+    trainer: Trainer, beta_for_kl: Callable[[float], float], final_kl: float, kl: float
+) -> Iterator[tuple[int, Policy]]:
+    """Leads a trained policy from its KL to beyond `kl`: a few steps each at a beta that theory picks.
+
+    Two runs are compared between policies that are both trained to the end, never on snapshots from a run's youth.
+    """
     beyond = max(0.02, 2 * kl - final_kl + np.copysign(0.05, kl - final_kl))
-    there = theory.beta_for_kl(run.transform, beyond)
-    scaled = run.beta * there / theory.beta_for_kl(run.transform, max(final_kl, 1e-6))
+    there = beta_for_kl(beyond)
+    scaled = trainer.beta * there / beta_for_kl(max(final_kl, 1e-6))
     trainer.beta = max(there, scaled) if kl < final_kl else min(there, scaled)  # a short run is far from its own beta
     for _ in range(3):
-        for _ in range(max(4, -(-(config.steps or 1) // 12))):
+        for _ in range(max(4, -(-trainer.steps // 12))):
             trainer.advance()
         yield trainer.step, trainer.policy

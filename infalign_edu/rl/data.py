@@ -16,7 +16,7 @@ from infalign_edu.lm.datasets import PromptSet, load_preferences, load_prompts
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.models import cache_folder
 from infalign_edu.lm.policy import Policy
-from infalign_edu.rl.config import CTRLConfig, label
+from infalign_edu.rl.config import CTRLConfig, pairs_name
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def prepare(config: CTRLConfig, reference: Policy) -> Data:
     notes = [f"{n} lines of {config.prompts} skipped: {reason}" for reason, n in found.skipped.items()]
     training, heldout = split(found, config)
     reward, report = _reward(config, reference, set(training) | set(heldout), notes)
-    name = label(config.reward)
+    name = config.reward_name
     if name.startswith("gold:") and config.reward_noise > 0:
         reward = rewards.Noisy(reward, config.reward_noise, seed=0)
         name += f" + fixed label noise of standard deviation {config.reward_noise:g}"
@@ -76,7 +76,12 @@ def split(found: PromptSet, config: CTRLConfig) -> tuple[list[str], list[str]]:
 
 def _reward(config: CTRLConfig, reference: Policy, used: set[str], notes: list[str]) -> tuple[Any, dict[str, Any]]:
     if config.reward != "bradley-terry":
+        if str(config.reward).startswith("gold:") and not used & set(load_prompts("embedded")):
+            told = f"prompts of the embedded world, got {config.prompts}"
+            raise ValueError(f"reward {config.reward} needs {told}: give preferences, or reward classifier:MODEL")
         return rewards.reward(config.reward), {}
+    if not config.preferences and config.prompts != "embedded":
+        raise ValueError("preferences must name the pairs that reward bradley-terry is fitted on, got none")
     pairs = load_preferences(config.preferences or "embedded", skip_bad_lines=config.skip_bad_lines)
     notes += [f"{n} lines of {config.preferences} skipped: {reason}" for reason, n in pairs.skipped.items()]
     free = [pair for pair in pairs if pair.prompt not in used]
@@ -86,4 +91,6 @@ def _reward(config: CTRLConfig, reference: Policy, used: set[str], notes: list[s
         raise ValueError(f"preferences must leave at least 20 pairs on prompts that the run does not use, {told}")
     chosen, cache = [free[i] for i in order], cache_folder() / "features"
     model = rewards.BradleyTerry.fit(chosen, reference, cache=cache, seed=config.seed, progress=True)
-    return model, model.report()
+    fitted = pairs_name(config.preferences)
+    notes.append(f"The learned reward speaks for what {fitted} prefers: harmless pairs make no judge of helpfulness.")
+    return model, {"fitted_on": fitted, **model.report()}

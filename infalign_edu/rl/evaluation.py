@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from infalign_edu import theory
+from infalign_edu.lm import adapters
 from infalign_edu.lm.rewards import Reward, score
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
@@ -167,11 +168,20 @@ def theory_at(transform: Transform, kl: float, shown: Procedure) -> float:
 
 
 def load_snapshot(policy: Any, path: Any) -> None:
-    """Puts the weights of a snapshot into a policy."""
+    """Puts the weights of a snapshot, or the adapters that it holds, into a policy that has the reference's weights.
+
+    Raises: ValueError when the snapshot lacks a weight that it should hold.
+    """
     tensors, _ = read_tensors(path)
+    if rank := adapters.rank_in(tensors):
+        adapters.inject(policy.model, rank)
+    parameters = dict(policy.model.named_parameters())
+    wanted = [name for name in parameters if adapters.MARK in name] if rank else list(parameters)
+    if lacking := [name for name in wanted if f"policy.{name}" not in tensors]:
+        raise ValueError(f"snapshot {str(path)!r} must hold {lacking[0]} and {len(wanted) - 1} more, got none of it")
     with torch.no_grad():
-        for name, parameter in policy.model.named_parameters():
-            parameter.copy_(tensors[f"policy.{name}"])
+        for name in wanted:
+            parameters[name].copy_(tensors[f"policy.{name}"])
 
 
 def _reaches(outcome: Outcome, kl: float) -> bool:

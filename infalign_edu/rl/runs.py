@@ -68,7 +68,7 @@ class RunFolder:
             raise ValueError(f"out {str(self.path)!r} already holds a run: add --resume, or choose another folder")
         if file.exists():
             before = json.loads(file.read_text(encoding="utf-8"))
-            changed = [k for k in config if before.get(k) != config[k]]
+            changed = [k for k in config if k in before and before[k] != config[k]]  # a setting may be newer than a run
             if changed:
                 k = changed[0]
                 raise ValueError(f"{k} must be {before.get(k)!r} to resume {str(self.path)!r}, got {config[k]!r}")
