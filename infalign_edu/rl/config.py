@@ -13,6 +13,7 @@ from typing import Any
 
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
+from infalign_edu.rl import algorithms
 from infalign_edu.transforms import Transform
 from infalign_edu.transforms import transform as named_transform
 
@@ -56,6 +57,7 @@ class CTRLConfig:
     training_prompts: int | None = _option(None, "most prompts to train on")
     heldout_prompts: int | None = _option(None, "most held-out prompts to evaluate on")
     evaluation_samples: int | None = _option(None, "fresh samples a held-out prompt, of policy and reference each")
+    algorithm: str = _option("rloo", f"{', '.join(algorithms.NAMES)}, or bonbon:8 for another N than 4")
     steps: int | None = _option(None, "updates")
     prompts_per_step: int | None = _option(None, "prompts in one update")
     samples_per_prompt: int | None = _option(None, "responses a prompt in one update, at least 2")
@@ -81,6 +83,7 @@ class CTRLConfig:
                 named_transform(spec)
         if self.beta is not None and self.target_kl is not None:
             raise ValueError(f"give beta or target_kl, not both: got beta {self.beta} and target_kl {self.target_kl}")
+        algorithms.parse(self.algorithm)
         for name in ("beta", "target_kl", "learning_rate"):
             self._check(name, float, 0, "a positive number")
         for name in ("steps", "prompts_per_step", "training_prompts", "heldout_prompts", "reference_samples"):
@@ -124,6 +127,7 @@ class CTRLConfig:
         chosen["threads"] = 1 if small else cores
         if not small and self.lora_rank == 0:
             chosen["learning_rate"] = FULL_RATE
+        chosen["learning_rate"] *= algorithms.algorithm(self.algorithm).rate
         if self.beta is None:
             chosen["target_kl"] = 0.6
         wanted = {k: v for k, v in chosen.items() if getattr(self, k) is None and v is not None}
@@ -142,6 +146,7 @@ class CTRLConfig:
         words = [f"{name} {getattr(self, name)}" for name in _CHOICES if getattr(self, name) is not None]
         pull = f"beta {self.beta}" if self.beta is not None else f"target KL {self.target_kl} nats"
         shown = f"{label(self.procedure)}, {' and '.join(self.transforms)}, reward {self.reward_name}, {pull}"
+        shown += "" if self.algorithm == "rloo" else f", algorithm {self.algorithm}"
         return f"{shown}; {', '.join(words)}, threads {self.threads}, seed {self.seed}"
 
     @property

@@ -29,6 +29,7 @@ from infalign_edu.lm.policy import Policy
 from infalign_edu.lm.rewards import score
 from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.rl import evaluation, report
+from infalign_edu.rl.algorithms import algorithm
 from infalign_edu.rl.config import CTRLConfig
 from infalign_edu.rl.data import Data, prepare
 from infalign_edu.rl.runs import Interrupted, RunFolder, Trained, TrainingFiles, interruptible
@@ -172,6 +173,7 @@ def build_trainer(
         learning_rate=config.learning_rate or 1e-3,
         seed=config.seed,
         micro_batch=config.micro_batch(reference.parameters),
+        algorithm=algorithm(config.algorithm).told(aim.transform, calibrator.K),
     )
 
 

@@ -1,8 +1,9 @@
 """What the loop maximises, as pure functions on tensors.
 
 The objective is E_pi[Phi(C)] - beta KL(pi || pi_ref) with the *sequence-level* KL inside the reward. That choice keeps
-the transform: the optimum is pi_ref exp(Phi / beta), up to normalisation. Left out: dividing advantages by the group's
-standard deviation and a per-token KL in the loss, both of which change the objective and with it the meaning of Phi.
+the transform: the optimum is pi_ref exp(Phi / beta), up to normalisation. Dividing advantages by the group's standard
+deviation and a per-token KL in the loss change the objective, and with it the meaning of Phi: `algorithms.grpo` has
+both. What one algorithm alone needs is in its own module of `rl.algorithms`.
 """
 
 from __future__ import annotations
@@ -63,12 +64,15 @@ def policy_gradient_loss(logprobs: torch.Tensor, advantages: torch.Tensor) -> to
     return -(advantages.detach() * logprobs).mean()
 
 
-def exact_kl(log_policy: torch.Tensor, log_reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def exact_kl(
+    log_policy: torch.Tensor, log_reference: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """sum_t KL(pi(. | h_t) || pi_ref(. | h_t)) along each response, over the whole vocabulary, in nats.
 
-    Under y ~ pi its mean is KL(pi || pi_ref) of whole responses (chain rule), with less variance than log-ratios.
+    Under y ~ pi its mean is KL(pi || pi_ref) of whole responses (chain rule), with less variance than log-ratios; so it
+    is under y ~ pi_ref with the `prefix_weights` of the tokens as `weights`.
 
-    Shape: log_policy, log_reference [rows, tokens, V], mask [rows, tokens] -> [rows].
+    Shape: log_policy, log_reference [rows, tokens, V], mask and weights [rows, tokens] -> [rows].
 
     >>> half, mask = torch.tensor([[[0.5, 0.5]]]).log(), torch.ones(1, 1, dtype=torch.bool)
     >>> exact_kl(torch.tensor([[[1.0, 0.0]]]).log(), half, mask)         # log 2
@@ -76,4 +80,17 @@ def exact_kl(log_policy: torch.Tensor, log_reference: torch.Tensor, mask: torch.
     """
     policy = log_policy.exp()
     terms = torch.where(policy > 0, policy * (log_policy - log_reference), 0.0)
-    return terms.sum(-1).clamp(min=0.0).masked_fill(~mask, 0.0).sum(-1)  # rounding can end below 0
+    tokens = terms.sum(-1).clamp(min=0.0).masked_fill(~mask, 0.0)  # rounding can end below 0
+    return (tokens if weights is None else tokens * weights).sum(-1)
+
+
+def prefix_weights(logprobs: torch.Tensor, reference_logprobs: torch.Tensor) -> torch.Tensor:
+    """pi(y_<t | x) / pi_ref(y_<t | x): how much more often the policy visits the state before token t.
+
+    Shape: logprobs, reference_logprobs [rows, tokens] in nats, 0 on padding -> [rows, tokens], 1 at the first token.
+
+    >>> prefix_weights(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.1]]).log())
+    tensor([[1., 2.]])
+    """
+    ratios = (logprobs - reference_logprobs).cumsum(-1)
+    return torch.nn.functional.pad(ratios[:, :-1], (1, 0)).exp()
