@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from infalign_edu.lm import rewards
-from infalign_edu.lm.datasets import PromptSet, load_preferences, load_prompts
+from infalign_edu.lm.datasets import Preference, PromptSet, load_preferences, load_prompts
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.models import cache_folder
 from infalign_edu.lm.policy import Policy
@@ -80,6 +80,18 @@ def _reward(config: CTRLConfig, reference: Policy, used: set[str], notes: list[s
             told = f"prompts of the embedded world, got {config.prompts}"
             raise ValueError(f"reward {config.reward} needs {told}: give preferences, or reward classifier:MODEL")
         return rewards.reward(config.reward), {}
+    chosen, cache = pairs_to_fit(config, used, notes), cache_folder() / "features"
+    model = rewards.BradleyTerry.fit(chosen, reference, cache=cache, seed=config.seed, progress=True)
+    fitted = pairs_name(config.preferences)
+    notes.append(f"The learned reward speaks for what {fitted} prefers: harmless pairs make no judge of helpfulness.")
+    return model, {"fitted_on": fitted, **model.report()}
+
+
+def pairs_to_fit(config: CTRLConfig, used: set[str], notes: list[str]) -> list[Preference]:
+    """The pairs that a learned reward is fitted and tested on: none of them has a prompt in `used`.
+
+    What was skipped is added to `notes`. Raises: ValueError without a file of pairs or with too few of them.
+    """
     if not config.preferences and config.prompts != "embedded":
         raise ValueError("preferences must name the pairs that reward bradley-terry is fitted on, got none")
     pairs = load_preferences(config.preferences or "embedded", skip_bad_lines=config.skip_bad_lines)
@@ -89,8 +101,4 @@ def _reward(config: CTRLConfig, reference: Policy, used: set[str], notes: list[s
     if len(order) < 20:
         told = f"got {len(order)} of {len(pairs)}"
         raise ValueError(f"preferences must leave at least 20 pairs on prompts that the run does not use, {told}")
-    chosen, cache = [free[i] for i in order], cache_folder() / "features"
-    model = rewards.BradleyTerry.fit(chosen, reference, cache=cache, seed=config.seed, progress=True)
-    fitted = pairs_name(config.preferences)
-    notes.append(f"The learned reward speaks for what {fitted} prefers: harmless pairs make no judge of helpfulness.")
-    return model, {"fitted_on": fitted, **model.report()}
+    return [free[i] for i in order]
