@@ -115,12 +115,8 @@ def cached_features(
     folder.mkdir(parents=True, exist_ok=True)
     model = fingerprint(policy)
     blocks = []
-    for start in tqdm(range(0, len(prompts), BLOCK), desc="feature blocks", disable=not progress):
-        rows = slice(start, start + BLOCK)
-        key = hashlib.sha256(model.encode())
-        for text in (*prompts[rows], *responses[rows]):
-            key.update(len(text).to_bytes(8, "little") + text.encode("utf-8", "surrogatepass"))
-        path = folder / f"{key.hexdigest()[:32]}.npz"
+    for rows in tqdm(_blocks(prompts), desc="feature blocks", disable=not progress):
+        path = folder / _block_name(model, prompts[rows], responses[rows])
         values = _read(path)
         if values is None or len(values) != len(prompts[rows]):
             values = policy.features(prompts[rows], responses[rows])
@@ -128,6 +124,27 @@ def cached_features(
                 np.savez(file, features=values)
         blocks.append(values)
     return np.concatenate(blocks) if blocks else policy.features([], [])
+
+
+def missing_blocks(policy: Policy, prompts: list[str], responses: list[str], cache: str | Path) -> list[slice]:
+    """The rows of each block that `cached_features` would have to make: who asks for one at a time can stop between."""
+    model = fingerprint(policy)
+    return [
+        rows
+        for rows in _blocks(prompts)
+        if _read(Path(cache) / _block_name(model, prompts[rows], responses[rows])) is None
+    ]
+
+
+def _blocks(prompts: list[str]) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, len(prompts), BLOCK)]
+
+
+def _block_name(model: str, prompts: list[str], responses: list[str]) -> str:
+    key = hashlib.sha256(model.encode())
+    for text in (*prompts, *responses):
+        key.update(len(text).to_bytes(8, "little") + text.encode("utf-8", "surrogatepass"))
+    return f"{key.hexdigest()[:32]}.npz"
 
 
 def fingerprint(policy: Policy) -> str:

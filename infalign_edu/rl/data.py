@@ -55,6 +55,11 @@ def prepare(config: CTRLConfig, reference: Policy) -> Data:
     return Data(training, heldout, reward, name, report, notes)
 
 
+def prompts_of(config: CTRLConfig) -> tuple[list[str], list[str]]:
+    """The training and held-out prompts that `prepare` takes, without building the reward."""
+    return split(load_prompts(config.prompts, skip_bad_lines=config.skip_bad_lines), config)
+
+
 def split(found: PromptSet, config: CTRLConfig) -> tuple[list[str], list[str]]:
     """Training and held-out prompts. The embedded world's harmful prompts serve the harmlessness reward only.
 

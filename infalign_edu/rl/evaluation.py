@@ -173,7 +173,8 @@ def load_snapshot(policy: Any, path: Any) -> None:
     Raises: ValueError when the snapshot lacks a weight that it should hold.
     """
     tensors, _ = read_tensors(path)
-    if rank := adapters.rank_in(tensors):
+    rank = adapters.rank_in(tensors)
+    if rank and not adapters.count(policy.model):
         adapters.inject(policy.model, rank)
     parameters = dict(policy.model.named_parameters())
     wanted = [name for name in parameters if adapters.MARK in name] if rank else list(parameters)
