@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from infalign_edu.theory.solver.levels import level_masses
 Array = NDArray[np.float64]
 
 
+@lru_cache
 def best_worst_weights(M: int, n: int) -> Array:
     """Probability that the i-th and the j-th smallest of M samples are the worst and the best of a random n-subset.
 
@@ -37,7 +39,9 @@ def best_worst_weights(M: int, n: int) -> Array:
     if not 2 <= n <= M:
         raise ValueError(f"samples_per_prompt must be at least N = {n} with N of at least 2, got {M}")
     counts = [[math.comb(j - i - 1, n - 2) if i < j else 0 for j in range(M)] for i in range(M)]
-    return np.array(counts) / math.comb(M, n)
+    weights = np.array(counts) / math.comb(M, n)
+    weights.flags.writeable = False  # it is kept for the next call
+    return weights
 
 
 def contrast(n: int) -> float:
@@ -104,7 +108,7 @@ class BoNBoN(Algorithm):
     def loss(self, rows: Rows) -> torch.Tensor:
         """alpha times the likelihood loss plus 1 - alpha times the contrast."""
         order, device = rows.group("order"), rows.logprobs.device
-        weights = torch.as_tensor(best_worst_weights(rows.samples, self.n), dtype=rows.logprobs.dtype, device=device)
+        weights = torch.tensor(best_worst_weights(rows.samples, self.n), dtype=rows.logprobs.dtype, device=device)
         best = likelihood_loss(rows.sequence.view_as(order).gather(1, order), weights)
         apart = contrast_loss(rows.log_ratios.gather(1, order), weights, contrast(self.n))
         return self.alpha * best + (1 - self.alpha) * apart
