@@ -115,7 +115,11 @@ def test_small_updates_are_not_rounded_away_in_bfloat16():
     assert short.parameters["table"].dtype == torch.float32 and short.policy.model.table.dtype == torch.bfloat16
     assert 5e-4 < float(moved) < 5e-3
     assert torch.equal(short.policy.model.table, short.parameters["table"].bfloat16())
-    again = Trainer(short.policy.copy(), short.reference, ["x"], short.score, beta=0.4, steps=40)
+    twin = short.policy.copy()
+    with pytest.raises(ValueError, match="policy must have weights that take gradients, got a frozen one"):
+        Trainer(twin, short.reference, ["x"], short.score, beta=0.4, steps=40)
+    twin.model.requires_grad_(True)
+    again = Trainer(twin, short.reference, ["x"], short.score, beta=0.4, steps=40)
     again.restore(short.tensors(), short.step)
     assert torch.equal(again.policy.model.table, short.policy.model.table)
 
