@@ -150,11 +150,26 @@ def test_what_failed_is_no_unit_and_is_done_again(tmp_path):
 
 def test_features_are_cut_too(config, tmp_path, monkeypatch):
     monkeypatch.setenv("INFALIGN_CACHE", str(tmp_path / "cache"))
-    part = Slice(4.0, clock=Clock())
+    part = Slice(2.5, clock=Clock())
     config = replace(config, out=str(tmp_path / "r"))  # 80 responses: two blocks
     with pytest.raises(SliceOver):
         run(config, part)
     assert part.used["features"]["units"] == 1 == len(list((tmp_path / "cache" / "features").iterdir()))
     with pytest.raises(SliceOver):
-        run(config, again := Slice(4.0, clock=Clock()))
+        run(config, again := Slice(2.5, clock=Clock()))
     assert again.used["features"]["units"] == 2 == len(list((tmp_path / "cache" / "features").iterdir()))
+
+
+@pytest.mark.slow
+def test_the_way_to_a_common_kl_is_cut_too(config, tmp_path):
+    config = replace(config, steps=20, learning_rate=0.02, samples_per_prompt=6, evaluation_samples=8)
+    whole, slices = run(replace(config, out=str(tmp_path / "whole")), Slice()).comparison, 0
+    while True:
+        slices += 1
+        try:
+            cut = run(replace(config, out=str(tmp_path / "cut")), Slice(9.0, clock=Clock())).comparison
+            break
+        except SliceOver:
+            assert slices < 60
+    assert cut.kl == whole.kl and cut.steps == whole.steps
+    assert np.array_equal(cut.difference.per_prompt, whole.difference.per_prompt)

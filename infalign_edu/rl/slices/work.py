@@ -57,6 +57,7 @@ class Finished:
     config: CTRLConfig
     data: Data
     model: str
+    dtype: str
     hardware: str
     arms: list[Arm]
     outcomes: list[evaluation.Outcome]
@@ -102,8 +103,8 @@ class Work:
         if len(self.arms) > 2 and (self.config.steps or 0) >= FEW_STEPS:  # less would be interpolated noise
             comparison = self.compared(outcomes, data, calibrators[False], base)
         return Finished(
-            self.config, data, self.reference.name, hardware(self.reference.device), self.arms, outcomes, comparison,
-            self.part.used,
+            self.config, data, self.reference.name, str(self.reference.dtype).removeprefix("torch."),
+            hardware(self.reference.device), self.arms, outcomes, comparison, self.part.used,
         )  # fmt: skip
 
     def features(self) -> None:
@@ -157,15 +158,20 @@ class Work:
 
     def judged(self, name: str, policy: Any, data: Data) -> evaluation.Samples:
         """Rewards and KL of a policy's fresh held-out samples, drawn once and kept without their text."""
-        file = self.folder.path / "judged" / f"{name.replace(' ', '_').replace(':', '_')}.npz"
-        if not file.exists():
-            with self.part.unit(f"judge {name.split(' step ')[0]}"):
-                who = evaluation.REFERENCE if policy is self.reference else evaluation.POLICY
-                M, seed = self.config.evaluation_samples or 1, self.config.seed
-                found = evaluation.draw(policy, self.reference, data.reward, data.heldout, M, seed, who)
-                _save(file, rewards=found.rewards, kl=found.kl.per_prompt)
-        kept = _load(file)
+        if not self._file(name).exists():
+            with self.part.unit(f"judge {name}"):
+                self._judge(name, policy, data)
+        kept = _load(self._file(name))
         return evaluation.Samples(data.heldout, [], kept["rewards"], PromptMean(kept["kl"]))
+
+    def _judge(self, name: str, policy: Any, data: Data) -> None:
+        who = evaluation.REFERENCE if policy is self.reference else evaluation.POLICY
+        M, seed = self.config.evaluation_samples or 1, self.config.seed
+        found = evaluation.draw(policy, self.reference, data.reward, data.heldout, M, seed, who)
+        _save(self._file(name), rewards=found.rewards, kl=found.kl.per_prompt)
+
+    def _file(self, name: str) -> Path:
+        return self.folder.path / "judged" / f"{name.replace(' ', '_').replace(':', '_')}.npz"
 
     def outcome(self, trained: Trained, data: Data, base: evaluation.Samples, arm: Arm) -> evaluation.Outcome:
         """Win rates of a trained policy by the learned reward; of the control theory says one half."""
@@ -185,13 +191,17 @@ class Work:
         shown, pair = named_procedure(self.config.procedure), [outcomes[0], outcomes[-2]]
         kl = float(np.mean([outcome.samples.kl.mean for outcome in pair]))
         for outcome in pair:
-            steps = self._approach(outcome, data, calibrator, kl)
+            for step in self._judged_steps(outcome):
+                samples = self.judged(f"{outcome.trained.name} step {step}", None, data)
+                outcome.path.append((step, samples.kl.mean, samples.win_rate(base, shown)))
+            policies = self._approach(outcome, data, calibrator, kl)
             while not _reaches(outcome, kl):
-                with self.part.unit("sweep"):
-                    found = next(steps, None)
-                if found is None:
-                    return None
-                step, policy = found
+                last = outcome.path[-1][0]
+                with self.part.unit(f"sweep {outcome.trained.name}"):  # what an earlier slice judged is trained again
+                    step, policy = next((found for found in policies if found[0] > last), (0, None))
+                    if policy is None:
+                        return None
+                    self._judge(f"{outcome.trained.name} step {step}", policy, data)
                 samples = self.judged(f"{outcome.trained.name} step {step}", policy, data)
                 outcome.path.append((step, samples.kl.mean, samples.win_rate(base, shown)))
         return evaluation.compare(pair[0], pair[1], kl, shown)
@@ -207,7 +217,13 @@ class Work:
         self._fit_to_gpu(trainer)
         trainer.restore(*state)
         for _ in range(ROUNDS):
-            yield from ctrl.approach(trainer, partial(theory.beta_for_kl, run.transform), outcome.path[-1][1], kl)
+            here = next(reached for step, reached, _ in outcome.path if step == trainer.step)
+            yield from ctrl.approach(trainer, partial(theory.beta_for_kl, run.transform), here, kl)
+
+    def _judged_steps(self, outcome: evaluation.Outcome) -> list[int]:
+        pattern = self._file(f"{outcome.trained.name} step *")
+        found = pattern.parent.glob(pattern.name)
+        return sorted(int(file.stem.rsplit("_", 1)[1]) for file in found)
 
     def _fit_to_gpu(self, trainer: Any) -> None:
         if self.reference.device.type == "cuda":
