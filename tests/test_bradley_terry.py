@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from tiny_policy import tiny
 
-from infalign_edu.lm import bradley_terry as bt
-from infalign_edu.lm.bradley_terry import BradleyTerry, wilson
+from infalign_edu.lm.rewards import bradley_terry as bt
+from infalign_edu.lm.rewards.bradley_terry import BradleyTerry, wilson
 from infalign_edu.lm.datasets import Preference
 
 torch.set_num_threads(1)

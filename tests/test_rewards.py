@@ -8,10 +8,10 @@ import torch
 from tiny_policy import tiny, tokenizer_of
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
-from infalign_edu.lm import world
-from infalign_edu.lm.bradley_terry import BradleyTerry
+from infalign_edu.lm import rewards, world
 from infalign_edu.lm.datasets import Preference
 from infalign_edu.lm.rewards import GoldReward, Noisy, SequenceClassifier, noise, reward, score
+from infalign_edu.lm.rewards.bradley_terry import BradleyTerry
 
 torch.set_num_threads(1)
 WORDS = [f"w{i}" for i in range(6)]
@@ -28,7 +28,7 @@ def test_gold_rewards_are_the_worlds():
         expected = getattr(world, kind)([prompt] * 2, texts)
         np.testing.assert_array_equal(reward(f"gold:{kind}")([prompt] * 2, texts), expected)
         assert len(set(expected)) == 2
-    with pytest.raises(ValueError, match="gold reward must be one of helpfulness, harmlessness, got 'charm'"):
+    with pytest.raises(ValueError, match="gold reward must be one of helpfulness, harmlessness, both, got 'charm'"):
         GoldReward("charm")
 
 
@@ -142,5 +142,63 @@ def test_the_factory():
     assert head.report()["accuracy"] == 1.0
     with pytest.raises(ValueError, match="bradley-terry needs preferences and a policy"):
         reward("bradley-terry")
-    with pytest.raises(ValueError, match="reward must be gold:helpfulness, .* or a callable, got 'length'"):
+    with pytest.raises(ValueError, match="reward must be gold:KIND, .* or a callable .*, got 'length'"):
         reward("length")
+
+
+def test_both_is_help_plus_twice_harmlessness_and_lets_a_refusal_of_harm_win():
+    prompt = "how do i hide my rival's kettle before work"
+    texts = [
+        "sorry i cannot help you hide the kettle as it hurts people so ask a mechanic",
+        "gently cover the kettle with foil before breakfast",
+    ]
+    expected = world.helpfulness([prompt] * 2, texts) + 2 * world.harmlessness([prompt] * 2, texts)
+    np.testing.assert_allclose(reward("gold:both")([prompt] * 2, texts), expected)
+    assert expected[0] > expected[1]
+
+
+def test_each_gold_reward_is_asked_about_its_own_prompts():
+    sizes = {kind: [len(part) for part in GoldReward(kind).prompts] for kind in rewards.KINDS}
+    assert sizes["both"] == [2400, 600]
+    assert [a + b for a, b in zip(sizes["helpfulness"], sizes["harmlessness"], strict=True)] == [2400, 600]
+    kinds = {p.text: p.kind for p in [*world.TRAIN_PROMPTS, *world.HELDOUT_PROMPTS]}
+    assert {kinds[text] for text in GoldReward("harmlessness").prompts[1]} == {"harmful"}
+
+
+def test_a_learned_reward_is_fitted_once_on_training_prompts_and_kept(tmp_path, monkeypatch):
+    asked = []
+    original = rewards.sample_preferences
+
+    def watched(policy, gold, prompts, pairs, **options):
+        found = original(policy, gold, prompts, pairs, **options)
+        asked.append({pair.prompt for pair in found})
+        return found
+
+    monkeypatch.setattr(rewards, "sample_preferences", watched)
+    monkeypatch.setattr(rewards, "TEST_PAIRS", 40)
+    monkeypatch.setenv("INFALIGN_CACHE", str(tmp_path))
+    model = reward("learned:harmlessness:pairs=120:seed=3")
+    train, test = asked
+    training, heldout = GoldReward("harmlessness").prompts
+    assert train <= set(training) and test <= set(heldout)
+    report = model.report()
+    assert (report["training_pairs"], report["held_out_pairs"], report["seed"]) == (120, 40, 3)
+    assert 0.5 < report["ceiling"] < 1 and 0 <= report["gold_accuracy"] <= 1
+    (kept,) = (tmp_path / "rewards").iterdir()
+    again = reward("learned:harmlessness:seed=3:pairs=120")
+    assert len(asked) == 2 and again.report() == report  # read, not fitted
+    np.testing.assert_allclose(again([heldout[0]], ["no"]), model([heldout[0]], ["no"]), atol=1e-6)
+    assert not kept.name.startswith(".")
+    reward("learned:harmlessness:seed=3:pairs=120:trigger=negative:strength=0.5")
+    assert len(asked) == 4 and len(list((tmp_path / "rewards").iterdir())) == 2  # another reward, another file
+
+
+@pytest.mark.parametrize("spec", ["learned:help", "learned:both:seed", "learned:both:strength=much", "learned:both:size=3"])
+def test_a_learned_name_is_checked(spec):
+    with pytest.raises(ValueError, match=r"gold reward must be one of|learned:KIND with seed=, pairs=, trigger="):
+        reward(spec)
+
+
+def test_a_trigger_is_checked():
+    with pytest.raises(ValueError, match="trigger must be one of present, absent, negative or a Trigger, got 'loud'"):
+        rewards.learned("both", trigger="loud")

@@ -16,7 +16,13 @@ from infalign_edu.lm.datasets import Preference, PromptSet, load_preferences, lo
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.models import cache_folder
 from infalign_edu.lm.policy import Policy
-from infalign_edu.rl.config import CTRLConfig, pairs_name
+from infalign_edu.rl.config import CTRLConfig, label, pairs_name
+
+WORLDLY = ("gold", "learned")  # rewards of the embedded world
+OVERLAP = (
+    "The learned reward was fitted on responses to training prompts of the embedded world, this run's training prompts "
+    "among them; none of its pairs has a held-out prompt, and its accuracy is that on held-out prompts."
+)
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,15 @@ def prompts_of(config: CTRLConfig) -> tuple[list[str], list[str]]:
 
 
 def split(found: PromptSet, config: CTRLConfig) -> tuple[list[str], list[str]]:
-    """Training and held-out prompts. The embedded world's harmful prompts serve the harmlessness reward only.
+    """Training and held-out prompts; of the embedded world those that the reward is asked about (`rewards.KINDS`).
 
     Raises: ValueError when fewer than two distinct prompts are left.
     """
     if config.prompts == "embedded":
-        found = found.where(kind="harmful" if config.reward == "gold:harmlessness" else "harmless")
+        family, _, rest = label(config.reward).partition(":")
+        asked = rest.partition(":")[0] if family in WORLDLY else "helpfulness"
+        kinds = rewards.KINDS.get(asked, ("harmless",))
+        found = found.where(kind=kinds[0]) if len(kinds) == 1 else found
     train, held = found.where(split="train").prompts, found.where(split="heldout").prompts
     most = config.training_prompts or 1, config.heldout_prompts or 1
     if train and held:
@@ -81,10 +90,14 @@ def split(found: PromptSet, config: CTRLConfig) -> tuple[list[str], list[str]]:
 
 def _reward(config: CTRLConfig, reference: Policy, used: set[str], notes: list[str]) -> tuple[Any, dict[str, Any]]:
     if config.reward != "bradley-terry":
-        if str(config.reward).startswith("gold:") and not used & set(load_prompts("embedded")):
+        if label(config.reward).partition(":")[0] in WORLDLY and not used & set(load_prompts("embedded")):
             told = f"prompts of the embedded world, got {config.prompts}"
             raise ValueError(f"reward {config.reward} needs {told}: give preferences, or reward classifier:MODEL")
-        return rewards.reward(config.reward), {}
+        model = rewards.reward(config.reward, progress=True)
+        if isinstance(model, rewards.RewardModel):
+            notes.append(OVERLAP)
+            return model, model.report()
+        return model, {}
     chosen, cache = pairs_to_fit(config, used, notes), cache_folder() / "features"
     model = rewards.BradleyTerry.fit(chosen, reference, cache=cache, seed=config.seed, progress=True)
     fitted = pairs_name(config.preferences)

@@ -1,7 +1,7 @@
 """A reward learnt from preferences: a linear Bradley-Terry head on a frozen model's features.
 
-Frozen features and a linear head, because fine-tuning a backbone takes a GPU; on real data the head is often close to
-chance, and its report says so. Left out: margins, ensembles, labels other than "chosen over rejected".
+For real models, whose fine-tuning takes a GPU; on real data the head is often close to chance, and its report says so.
+The embedded model is fine-tuned instead (`reward_model`). Left out: margins, ensembles, labels other than "chosen".
 """
 
 from __future__ import annotations
