@@ -321,5 +321,8 @@ def test_names():
             parse(bad)
     with pytest.raises(ValueError, match="algorithm must be .*, got 'reinforce'"):
         ia.CTRLConfig(algorithm="reinforce")
+    small = {name: ia.CTRLConfig(algorithm=name).resolved(1000, False, 2).learning_rate for name in NAMES}
+    assert small["rloo"] == small["grpo"] == 1.5e-3 and small["dpo"] == small["qrpo"] == 7.5e-4 > small["bonbon"]
+    assert ia.CTRLConfig(algorithm="dpo", learning_rate=1e-3).resolved(1000, False, 2).learning_rate == 1e-3
     assert "algorithm dpo" in ia.CTRLConfig(algorithm="dpo").describe()
     assert "algorithm" not in ia.CTRLConfig().describe() and ia.CTRLConfig().identity()["algorithm"] == "rloo"

@@ -141,6 +141,7 @@ class PPO(Algorithm):
     """
 
     name = "ppo"
+    rate = 0.5  # two updates a batch
     epochs: int = 2
     clip: float = 0.2
     smoothing: float = 0.95

@@ -61,6 +61,7 @@ def ipo_loss(gaps: torch.Tensor, preferred: torch.Tensor, tau: float) -> torch.T
 class _Pairs(Algorithm):
     source = "reference"
     grouped = True
+    rate = 0.5  # at RLOO's own rate the KL shoots past its end in the first steps
 
     def targets(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Phi and the reference's log-probability of every response, [R] each."""

@@ -60,6 +60,7 @@ class QRPO(Algorithm):
     """
 
     name = "qrpo"
+    rate = 0.5  # at RLOO's own rate the KL shoots past its end in the first steps
     source: str = "reference"
     log_z: Callable[[float], float] = partial(log_partition, Identity())
 
