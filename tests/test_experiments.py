@@ -1,72 +1,137 @@
-"""What the README and the CSVs in data/ say is what the commands that made them would write."""
+"""The experiments' runner: grids, paired intervals, verdicts, and a sweep that goes on where it was stopped."""
 
 import csv
-import importlib.util
-import json
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+import cells  # noqa: E402
+import pairs  # noqa: E402
+import run  # noqa: E402
+
+CONFIGS = sorted(path.stem for path in (ROOT / "experiments").glob("*.toml"))
 
 
-def experiment(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_config_is_a_grid_of_distinct_cells_whose_pairs_exist(name, quick):
+    config = run.load(name, quick)
+    grid, shown = run.cells(config), run.setting(config).procedures
+    assert len(grid) == len(set(grid)) == len({cell.name for cell in grid})
+    done = {cell: {"matched": "True", "rates": np.zeros((2, len(shown), 3)), "theory": np.zeros(len(shown)),
+                   "commit": "", "command": ""} for cell in grid}  # fmt: skip
+    found = {row["claim"] for row in pairs.comparisons(config.get("pairs", []), done, shown)}
+    assert quick or found == {pair["claim"] for pair in config["pairs"]}
+    assert not quick or found
+    assert not quick or config["shows"]
 
 
-def table(name):
-    with (ROOT / "data" / "runs" / name).open(newline="") as handle:
-        return list(csv.DictReader(handle))
+def test_the_headline_grid_is_the_one_that_a_claim_needs():
+    grid = run.cells(run.load("frontiers", False))
+    for transform in ("raw", "identity", "exp:10", "exp:-10", "log"):
+        seeds = {(c.seed, c.kl) for c in grid if c.transform == transform and not c.control}
+        assert seeds == {(s, kl) for s in range(5) for kl in (0.4, 0.8)}
 
 
-def test_the_readme_says_what_align_csv_says():
-    align, readme = experiment("align"), (ROOT / "README.md").read_text(encoding="utf-8")
-    assert align.claims(table("align.csv")) in readme
-    assert "](data/figures/frontier.png)" in readme and (ROOT / "data" / "figures" / "frontier.png").is_file()
+def test_the_interval_covers_when_seeds_and_prompts_both_vary():
+    rng, hits, draws = np.random.default_rng(0), 0, 400
+    for _ in range(draws):
+        d = rng.normal(0, 1, (5, 1)) + rng.normal(0, 2, (1, 40)) + rng.normal(0, 3, (5, 40))
+        _, low, high = pairs.interval(d)
+        hits += low <= 0 <= high
+    assert 0.92 <= hits / draws <= 0.99
 
 
-def test_the_readme_figure_is_drawn_in_the_palette_of_today():
-    from matplotlib.colors import to_rgb
-    from PIL import Image
-
-    from infalign_edu.plots import style
-
-    image = Image.open(ROOT / "data" / "figures" / "frontier.png").convert("RGB")
-    shown = {colour for _, colour in image.getcolors(100_000)}
-    for name in ("identity", "exp:10", "optimal"):
-        assert tuple(round(255 * part) for part in to_rgb(style(name)["color"])) in shown, name
+def test_an_interval_over_prompts_alone_would_miss_the_noise_of_seeds():
+    rng, narrow = np.random.default_rng(1), 0
+    for _ in range(200):
+        d = rng.normal(0, 1, (5, 1)) + rng.normal(0, 0.1, (5, 40))
+        mean = d.mean()
+        half = 1.96 * d.mean(0).std(ddof=1) / 40**0.5
+        narrow += abs(mean) <= half
+    assert narrow / 200 < 0.2
 
 
-def test_align_csv_meets_what_the_course_promises():
-    """The shipped default run: lift and gain shares, at a KL where theory has room for a difference."""
-    identity, exp = table("align.csv")
-    assert [identity["transform"], exp["transform"]] == ["identity", "exp:10"]
-    for row in (identity, exp):
-        assert 0.3 <= float(row["kl"]) <= 0.8 and float(row["lift_share"]) >= 0.7
-        assert int(row["heldout_prompts"]) >= 200 and int(row["samples"]) >= 32
-    assert float(exp["gain_share"]) >= 0.5 and float(exp["gain_share_low"]) > 0 and float(exp["gain_low"]) > 0
+def test_one_seed_is_a_paired_t_interval_over_prompts():
+    d = np.random.default_rng(2).normal(0.3, 1, (1, 50))
+    mean, low, high = pairs.interval(d)
+    half = 2.009575 * d.std(ddof=1) / 50**0.5
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=1e-6)
 
 
-def test_rows_are_the_report():
-    report = {
-        "comparisons": [{"kl": 0.4, "difference": {"mean": 0.05, "interval": [0.03, 0.07]}, "theory_difference": 0.07,
-                         "transform_gain_share": 5 / 7, "transform_gain_share_interval": [3 / 7, 1.0]}],
-        "heldout_prompts": 200, "evaluation_samples": 32, "config": {"seed": 3}, "seconds": 1.0,
-        "runs": {name: {"beta": 1.0, "steps": 9, "kl": 0.4, "lift_share": 0.9, "theory": {"best-of-4": 0.8},
-                        "win_rates": {shown: {"mean": 0.7, "stderr": 0.01} for shown in ("standard", "best-of-4", "worst-of-4")}}
-                 for name in ("identity", "exp:10")},
-    }  # fmt: skip
-    align = experiment("align")
-    rows = align.rows(report, "command")
-    assert rows[1]["gain_share"] == pytest.approx(5 / 7) and rows[0]["best_of_4_stderr"] == 0.01 and rows[0]["seed"] == 3
-    assert "+5.0 points [+3.0, +7.0]" in align.claims(rows) and "0.71 [0.43, 1.00]" in align.claims(rows) and "other seeds 0.36 (seed 1)" in align.claims(rows)
-    assert "identity at KL 0.40 and win rate 0.700" in align.figure(rows).alt_text
-    assert json.dumps(rows)
+@pytest.mark.parametrize(
+    "low, high, seeds, wanted, told",
+    [(0.01, 0.05, 5, 1, "confirmed"), (0.01, 0.05, 2, 1, "indicative"), (-0.01, 0.05, 5, 1, "tied"),
+     (-0.05, -0.01, 5, 1, "contradicted"), (-0.05, -0.01, 2, 1, "indicative, contradicted"),
+     (-0.05, -0.01, 5, -1, "confirmed")],
+)  # fmt: skip
+def test_verdicts(low, high, seeds, wanted, told):
+    assert pairs.verdict(low, high, seeds, wanted) == told
 
 
-def test_blocks_are_replaced_and_the_rest_is_kept():
-    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
-    assert experiment("align").replace_block(text, "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
+def test_a_pair_differs_in_what_it_names_and_only_there():
+    a, b = (cells.Cell(transform=name, kl=0.4, seed=0) for name in ("exp:10", "identity"))
+    other = cells.Cell(transform="identity", kl=0.8, seed=0)
+    rates = {a: 0.75, b: 0.7, other: 0.1}
+    done = {cell: {"matched": "True", "rates": np.full((2, 1, 4), rate), "theory": np.array([rate]), "commit": "c",
+                   "command": "d"} for cell, rate in rates.items()}  # fmt: skip
+    asked = [{"claim": "x", "policy": {"transform": "exp:10"}, "baseline": {"transform": "identity"}, "shown": ["s"]}]
+    rows = pairs.comparisons(asked, done, ["s"])
+    assert [row["difference"] for row in rows] == ["0.0500", "0.0500"] and rows[0]["policy"] == "exp:10"
+    done[a]["matched"] = "False"
+    assert pairs.comparisons(asked, done, ["s"]) == []
+
+
+def test_policies_are_interpolated_and_never_extrapolated():
+    path = [(10, 0.3, np.full((2, 1, 3), 0.6), 0.0), (20, 0.5, np.full((2, 1, 3), 0.8), 0.0)]
+    kl, rates, matched = cells.at(path, 0.4)
+    assert (kl, matched) == (0.4, True) and rates == pytest.approx(0.7)
+    kl, rates, matched = cells.at(path, 0.7)
+    assert (kl, matched) == (0.5, False) and rates == pytest.approx(0.8)
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_stops_and_goes_on(tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "experiments").mkdir(parents=True)
+    for name in ("run.py", "cells.py", "pairs.py"):
+        (tree / "experiments" / name).write_text((ROOT / "experiments" / name).read_text())
+    (tree / "experiments" / "small.toml").write_text("""
+seeds = [0]
+kl = 0.05
+procedures = ["standard", "best-of-2"]
+steps = 4
+heldout_prompts = 6
+training_prompts = 12
+evaluation_samples = 4
+cells = [
+    { transform = ["identity", "raw", "optimal"], reward = "gold:helpfulness" },
+    { transform = "exp:10", control = "random", reward = "gold:helpfulness" },
+    { transform = "exp:10", table = ["own", "fresh", "rotated", "pooled"], K = 8, reward = "gold:helpfulness" },
+    { transform = "identity", algorithm = "dpo", reward = "gold:helpfulness" },
+]
+pairs = []
+""")
+    command = [sys.executable, "experiments/run.py", "small"]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True, timeout=600)
+    first = (tree / "data" / "runs" / "small.csv").read_text()
+    table = list(csv.DictReader(first.splitlines()))
+    assert len(table) == 9 * 2 * 2 and {row["command"] for row in table} == {"python experiments/run.py small"}
+    assert all(0 <= float(row["win_rate"]) <= 1 and float(row["cpu_seconds"]) > 0 for row in table)
+    gone = next((tree / "runs" / "experiments" / "small").glob("raw*.npz"))
+    gone.unlink()
+    subprocess.run(command, cwd=tree, check=True, capture_output=True, timeout=600)
+    again = list(csv.DictReader((tree / "data" / "runs" / "small.csv").read_text().splitlines()))
+    assert [row["win_rate"] for row in again] == [row["win_rate"] for row in table]
+
+
+def test_a_wrong_name_is_told_what_there_is(monkeypatch):
+    with pytest.raises(SystemExit, match="experiment must be one of algorithms, .*frontiers"):
+        run.load("frontier", False)
+    assert tomllib.loads((ROOT / "experiments" / "frontiers.toml").read_text())["seeds"] == [0, 1, 2, 3, 4]
