@@ -26,7 +26,8 @@ from infalign_edu.lm.pretrain import PretrainConfig
 from infalign_edu.lm.pretrain import train as pretrain
 from infalign_edu.lm.rewards import TRIGGERS, GoldReward, Noisy, frequency, score
 from infalign_edu.rl import ctrl, evaluation
-from infalign_edu.rl.config import CTRLConfig
+from infalign_edu.rl.algorithms import algorithm
+from infalign_edu.rl.config import WARMUP, CTRLConfig
 from infalign_edu.rl.data import Data, prepare
 from infalign_edu.rl.shaping import SHAPES, Shaped
 from infalign_edu.rl.trainer import Scores, stream
@@ -69,6 +70,8 @@ class Setting:
     training_prompts: int = 256
     evaluation_samples: int = 32
     steps: int = 0  # 0: the default of CTRLConfig
+    later_steps: int = 0  # of a cell that goes on from a smaller KL; 0: as many
+    prompts_per_step: int = 0
     gold: str = "helpfulness"
 
 
@@ -109,7 +112,7 @@ def lab(seed: int, reward: str, setting: Setting) -> Lab:
     config = CTRLConfig(
         seed=seed, reward=reward.format(seed=seed), heldout_prompts=setting.heldout_prompts,
         training_prompts=setting.training_prompts, evaluation_samples=setting.evaluation_samples,
-        steps=setting.steps or None,
+        steps=setting.steps or None, prompts_per_step=setting.prompts_per_step or None,
     ).resolved(reference.parameters, False, os.cpu_count() or 1)  # fmt: skip
     reference.model.requires_grad_(False)
     data = prepare(config, reference)
@@ -206,18 +209,32 @@ def expected(cell: Cell, phi: Any, kl: float, procedures: tuple[str, ...]) -> di
     return {shown: evaluation.theory_at(phi, kl, ia.procedure(shown)) for shown in procedures}
 
 
-def run(cell: Cell, setting: Setting) -> Found:
-    """Trains a cell to its KL and judges it on held-out prompts."""
+def run(group: tuple[Cell, ...], setting: Setting) -> list[Found]:
+    """Trains and judges cells that differ in their KL alone, each going on from the one at the smaller KL."""
+    found, weights = [], None
+    for cell in sorted(group, key=lambda cell: cell.kl):
+        judged_cell, weights = _run(cell, setting, weights)
+        found.append(judged_cell)
+    return found
+
+
+def _run(cell: Cell, setting: Setting, weights: Any) -> tuple[Found, Any]:
+    """Trains a cell to its KL, from the reference or from weights, and judges it on held-out prompts."""
     began = time.process_time()
     shared = lab(cell.seed, cell.reward, setting)
     phi, beta, beta_for_kl = aim(cell, shared)
-    changes = {name: getattr(cell, name) for name in ("steps", "learning_rate") if getattr(cell, name)}
-    config = replace(shared.config, algorithm=cell.algorithm, **changes)
-    start = ctrl.Objective(cell.transform, phi, beta)
+    steps = setting.later_steps if weights and setting.later_steps else cell.steps or shared.config.steps
+    rate = cell.learning_rate or (shared.config.learning_rate or 1e-3) * algorithm(cell.algorithm).rate
+    warmup = max(1, round(WARMUP * (steps or 1)))
+    config = replace(shared.config, algorithm=cell.algorithm, steps=steps, learning_rate=rate, warmup=warmup)
     scored = CellScore(cell, shared, phi)
+    start = ctrl.Objective(cell.transform, phi, beta)
     trainer = ctrl.build_trainer(config, start, shared.reference, shared.data, scored.calibrator, scored)
+    if weights:
+        trainer.policy.model.load_state_dict(weights)
     while trainer.step < trainer.steps:
         trainer.advance()
+    weights = {name: value.clone() for name, value in trainer.policy.model.state_dict().items()}
     path = [(trainer.step, *judged(trainer.policy, shared, setting))]
     for step, policy in ctrl.approach(trainer, beta_for_kl, path[0][1], cell.kl):
         path.append((step, *judged(policy, shared, setting)))
@@ -226,7 +243,8 @@ def run(cell: Cell, setting: Setting) -> Found:
     kl, rates, matched = at(path, cell.kl)
     theory_rates = expected(cell, phi, kl, setting.procedures)
     said = min(path, key=lambda row: abs(row[1] - cell.kl))[3]
-    return Found(cell, kl, matched, beta, path[-1][0], rates, theory_rates, said, time.process_time() - began)
+    seconds = time.process_time() - began
+    return Found(cell, kl, matched, beta, path[-1][0], rates, theory_rates, said, seconds), weights
 
 
 def judged(policy: Any, shared: Lab, setting: Setting) -> tuple[float, np.ndarray, float]:

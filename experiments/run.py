@@ -18,9 +18,9 @@ import multiprocessing
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,14 @@ def cells(config: dict[str, Any]) -> list[Cell]:
         for choice in itertools.product(*values):
             found[Cell(**dict(zip(grid, choice, strict=True)))] = None
     return sorted(found, key=lambda cell: cell.seed)
+
+
+def groups(found: Sequence[Cell]) -> list[tuple[Cell, ...]]:
+    """Cells that differ in their KL alone, together: they are trained one after the other."""
+    together: dict[Cell, list[Cell]] = {}
+    for cell in found:
+        together.setdefault(replace(cell, kl=0.0), []).append(cell)
+    return [tuple(group) for group in together.values()]
 
 
 def setting(config: dict[str, Any]) -> Setting:
@@ -130,7 +138,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     options.add_argument("name", help="a config beside this file: frontiers, ...")
     options.add_argument("--quick", action="store_true", help="the small form, in minutes")
-    options.add_argument("--jobs", type=int, default=1, help="cells at a time, one core each")
+    options.add_argument("--jobs", type=int, default=1, help="groups of cells at a time, one core each")
     options.add_argument("--seeds", type=int, nargs="*", help="only these seeds")
     asked = options.parse_args()
     config = load(asked.name, asked.quick)
@@ -138,19 +146,20 @@ def main() -> None:
     out = ROOT / "runs" / "quick" if asked.quick else ROOT / "data" / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     about = {"command": f"python experiments/run.py {asked.name}" + " --quick" * asked.quick, "commit": commit()}
-    todo = [cell for cell in cells(config) if stored(folder, cell) is None]
-    todo = [cell for cell in todo if not asked.seeds or cell.seed in asked.seeds]
+    todo = [group for group in groups(cells(config)) if any(stored(folder, cell) is None for cell in group)]
+    todo = [group for group in todo if not asked.seeds or group[0].seed in asked.seeds]
     shared = setting(config)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(asked.jobs, spawn) as pool, tqdm(total=len(todo), desc=asked.name) as bar:
         try:
-            for future in as_completed([pool.submit(run, cell, shared) for cell in todo]):
-                store(folder, future.result(), about)
+            for future in as_completed([pool.submit(run, group, shared) for group in todo]):
+                for found in future.result():
+                    store(folder, found, about)
                 summarise(config, folder, out, asked.name)
                 bar.update()
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
-            sys.exit(f"stopped: {bar.n} of {bar.total} cells done; the same command goes on")
+            sys.exit(f"stopped: {bar.n} of {bar.total} groups of cells done; the same command goes on")
     summarise(config, folder, out, asked.name)
     if asked.quick:
         print(config["shows"])

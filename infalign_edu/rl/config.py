@@ -19,6 +19,7 @@ from infalign_edu.transforms import transform as named_transform
 
 SMALL = 5_000_000  # parameters; below it a laptop core samples thousands of tokens a second and trains all weights
 LORA_RANK = 16  # of the adapters that are trained in a larger model, in the place of its weights
+WARMUP = 1 / 7  # of the steps: a shorter one overshoots the KL, and what is forgotten then is slow to come back
 FULL_RATE = 1e-5  # learning rate of a larger model whose weights are all trained
 
 
@@ -59,6 +60,7 @@ class CTRLConfig:
     evaluation_samples: int | None = _option(None, "fresh samples a held-out prompt, of policy and reference each")
     algorithm: str = _option("rloo", f"{', '.join(algorithms.NAMES)}, or bonbon:8 for another N than 4")
     steps: int | None = _option(None, "updates")
+    warmup: int | None = _option(None, "updates until the learning rate is full; default a seventh of steps")
     prompts_per_step: int | None = _option(None, "prompts in one update")
     samples_per_prompt: int | None = _option(None, "responses a prompt in one update, at least 2")
     learning_rate: float | None = _option(None, "Adam's learning rate")
@@ -88,7 +90,7 @@ class CTRLConfig:
             self._check(name, float, 0, "a positive number")
         for name in ("steps", "prompts_per_step", "training_prompts", "heldout_prompts", "reference_samples"):
             self._check(name, int, 1, "a positive integer")
-        for name in ("evaluation_samples", "max_new_tokens", "snapshots", "threads"):
+        for name in ("warmup", "evaluation_samples", "max_new_tokens", "snapshots", "threads"):
             self._check(name, int, 1, "a positive integer")
         self._check("samples_per_prompt", int, 2, "an integer of at least 2")
         self._check("preference_pairs", int, 20, "an integer of at least 20")
@@ -134,6 +136,8 @@ class CTRLConfig:
         if not self.reward:
             wanted["reward"] = "bradley-terry" if self.preferences else "gold:helpfulness"
         result = replace(self, **wanted)
+        if result.warmup is None:
+            result = replace(result, warmup=max(1, round(WARMUP * (result.steps or 1))))
         visited = (result.steps or 1) * (result.prompts_per_step or 1)
         return replace(result, training_prompts=min(result.training_prompts or visited, visited))
 
@@ -143,7 +147,7 @@ class CTRLConfig:
 
     def describe(self) -> str:
         """One line a reader can check: every number that was chosen for this run."""
-        words = [f"{name} {getattr(self, name)}" for name in _CHOICES if getattr(self, name) is not None]
+        words = [f"{name} {getattr(self, name)}" for name in [*_CHOICES, "warmup"] if getattr(self, name) is not None]
         pull = f"beta {self.beta}" if self.beta is not None else f"target KL {self.target_kl} nats"
         shown = f"{label(self.procedure)}, {' and '.join(self.transforms)}, reward {self.reward_name}, {pull}"
         shown += "" if self.algorithm == "rloo" else f", algorithm {self.algorithm}"
@@ -171,7 +175,7 @@ _CHOICES: dict[str, tuple[Any, Any, Any]] = {
     "training_prompts": (256, 256, 512),
     "heldout_prompts": (200, 8, 128),
     "evaluation_samples": (32, 8, 32),
-    "steps": (280, 2, 200),
+    "steps": (320, 2, 200),
     "prompts_per_step": (12, 4, 16),
     "samples_per_prompt": (16, 4, 16),
     "learning_rate": (1.5e-3, 1e-4, 1e-4),  # the large ones are of adapters

@@ -171,6 +171,7 @@ def build_trainer(
         prompts_per_step=config.prompts_per_step or 1,
         samples_per_prompt=config.samples_per_prompt or 2,
         learning_rate=config.learning_rate or 1e-3,
+        warmup=config.warmup or 1,
         seed=config.seed,
         micro_batch=config.micro_batch(reference.parameters),
         algorithm=algorithm(config.algorithm).told(aim.transform, calibrator.K),
