@@ -86,7 +86,7 @@ def true_values(p):
     return torch.tensor(np.stack([np.full(S, p @ to_go[:, 0]), last.repeat(WORDS)], 1))
 
 
-CLAIMS = {  # algorithm, where its expected update vanishes, samples a prompt, and another beta's or N's policy
+CLAIMS = {  # algorithm, where its expected update vanishes, samples a prompt
     "rloo": (RLOO(), OPTIMUM, 2),
     "ppo": (PPO(smoothing=1.0), OPTIMUM, 1),
     "dpo": (DPO(), OPTIMUM, 2),
@@ -95,7 +95,7 @@ CLAIMS = {  # algorithm, where its expected update vanishes, samples a prompt, a
     "qrpo on-policy": (QRPO("policy", log_z=lambda beta: LOG_Z), OPTIMUM, 1),
     "ipo": (IPO(), tilted(PROBLEM.calibrated / BETA), 2),
     "ipo scaled": (IPO(scale=2.5), tilted(2.5 * PROBLEM.calibrated / BETA), 2),
-    "bonbon": (BoNBoN(n=2), bonbon.optimum(PROBLEM, 2, 0.005), 3),
+    "bonbon": (BoNBoN(n=2), bonbon.optimum(PROBLEM, 2, 0.005), 2),
     "bonbon half": (BoNBoN(n=3, alpha=0.5), bonbon.optimum(PROBLEM, 3, 0.5), 3),
     "bonbon likelihood": (BoNBoN(n=2, alpha=1.0), PROBLEM.decode(REFERENCE, "best-of-2"), 3),
     "bonbon contrast": (BoNBoN(n=2, alpha=0.0), tilted(2 * PROBLEM.calibrated), 2),
@@ -110,7 +110,6 @@ def test_the_expected_update_vanishes_at_the_claimed_policy_and_nowhere_near(nam
     assert np.abs(expected(algo, claimed, M)).max() < 1e-10
     nearby = claimed * np.exp(0.2 * np.random.default_rng(1).normal(size=S))
     assert np.abs(expected(algo, nearby / nearby.sum(), M)).max() > 1e-3
-    assert np.abs(expected(algo, REFERENCE, M)).max() > 1e-3
 
 
 def test_the_claimed_policies_differ_where_they_should():
@@ -126,7 +125,9 @@ def test_the_claimed_policies_differ_where_they_should():
 def test_policy_gradients_are_the_gradient_of_the_objective_exactly(p):
     exact = ascent(p)
     assert expected(RLOO(), p) == pytest.approx(-exact, abs=1e-12)
-    assert expected(GRPO(normalize=False, kl_in_loss=False, token_mean=False), p) == pytest.approx(-exact / 2, abs=1e-12)
+    assert expected(GRPO(normalize=False, kl_in_loss=False, token_mean=False), p) == pytest.approx(
+        -exact / 2, abs=1e-12
+    )
     assert expected(QRPO("policy", log_z=lambda beta: 0.7), p, M=1) == pytest.approx(-2 * BETA * exact, abs=1e-12)
     assert expected(PPO(smoothing=1.0), p, M=1) == pytest.approx(-exact, abs=1e-12)
 
@@ -145,7 +146,9 @@ def test_ppo_pays_token_by_token_what_rloo_pays_at_the_end():
     log_p, log_q = (-torch.rand(2, 3).double() * mask for _ in range(2))
     phi = torch.tensor([2.0, -1.0]).double()
     paid = token_rewards(phi, log_p, log_q, mask, 0.3)
-    assert paid.sum(1).tolist() == pytest.approx(objectives.kl_regularized_rewards(phi, log_p.sum(1), log_q.sum(1), 0.3).tolist())
+    assert paid.sum(1).tolist() == pytest.approx(
+        objectives.kl_regularized_rewards(phi, log_p.sum(1), log_q.sum(1), 0.3).tolist()
+    )
     assert paid[0, :2].tolist() == pytest.approx((-0.3 * (log_p - log_q))[0, :2].tolist()) and paid[1, 2] == 0
 
 
@@ -210,7 +213,9 @@ def test_the_token_mean_weighs_short_responses_more():
 def test_grpo_fixed_point_of_one_token_by_hand_and_of_a_constant():
     """Two answers, Phi 0 and 1, beta 1: lambda^2 - 2 lambda + 1/2 = 0."""
     root = 1 + math.sqrt(0.5)
-    assert fixed_point(np.array([0.5, 0.5]), np.array([0.0, 1.0]), 1.0, 2) == pytest.approx([0.5 / root, 0.5 / (root - 1)])
+    assert fixed_point(np.array([0.5, 0.5]), np.array([0.0, 1.0]), 1.0, 2) == pytest.approx(
+        [0.5 / root, 0.5 / (root - 1)]
+    )
     assert fixed_point(REFERENCE, np.ones(S), BETA, WORDS) == pytest.approx(REFERENCE)
     deviated = fixed_point(REFERENCE, PHI, BETA, WORDS, normalize=True)
     s = np.sqrt(deviated @ (PHI - deviated @ PHI) ** 2)
@@ -234,6 +239,20 @@ def test_ipo_loss_is_the_published_one_when_the_preferred_response_comes_first()
     assert float(ipo_loss(gaps, torch.ones(3), 0.1)) == pytest.approx(float(((gaps - 1 / (2 * 0.1)) ** 2).mean()))
     assert float(ipo_loss(-gaps, torch.zeros(3), 0.1)) == pytest.approx(float(ipo_loss(gaps, torch.ones(3), 0.1)))
     assert float(ipo_loss(gaps, torch.full((3,), 0.5), 0.1)) == pytest.approx(float((gaps**2).mean()))  # ties half
+
+
+@pytest.mark.parametrize("algo", [DPO(), IPO(), BoNBoN(n=3)], ids=str)
+def test_the_order_in_which_a_prompts_samples_come_is_nothing_to_the_loss(algo):
+    rng = np.random.default_rng(3)
+    phi, now, reference = (torch.tensor(rng.normal(size=(2, 5))) for _ in range(3))
+    losses = []
+    for order in (np.arange(5), np.array([3, 1, 4, 0, 2])):
+        mine = phi[:, order], reference[:, order].flatten()
+        none = torch.zeros(10, 1)
+        batch = Batch(mine[0], mine[0], mine[1], mine[1], none, none, none.bool(), none, none, BETA)
+        rows = Rows(now[:, order].reshape(10, 1), ~none.bool(), algo.targets(batch), 5, BETA)
+        losses.append(float(algo.loss(rows)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
 def test_ipo_learns_the_identity_whatever_increasing_transform_it_is_given():
@@ -290,7 +309,9 @@ def test_bonbon_needs_n_samples():
 
 def test_partition_function_in_closed_form_and_of_an_estimated_quantile():
     for beta in (0.05, 0.3, 2.0):
-        assert qrpo.log_partition(ia.Identity(), beta) == pytest.approx(math.log(beta) + 1 / beta + math.log(-math.expm1(-1 / beta)))
+        assert qrpo.log_partition(ia.Identity(), beta) == pytest.approx(
+            math.log(beta) + 1 / beta + math.log(-math.expm1(-1 / beta))
+        )
         assert qrpo.log_partition(ia.Log(), beta) == pytest.approx(-math.log(1 + 1 / beta))
     K, beta, phi = 6, 0.4, ia.Exponential(2.0)
     u = (np.arange(4000) + 0.5) / 4000
@@ -310,7 +331,9 @@ def test_kl_of_the_policy_from_samples_of_the_reference():
     found = objectives.exact_kl(*tables, torch.ones(S, LENGTH).bool(), weights).numpy()
     whole = ELSEWHERE @ np.log(ELSEWHERE / REFERENCE)
     assert REFERENCE @ found == pytest.approx(whole) and whole > 0.05
-    assert REFERENCE @ objectives.exact_kl(*tables, torch.ones(S, LENGTH).bool()).numpy() != pytest.approx(whole, rel=1e-2)
+    assert REFERENCE @ objectives.exact_kl(*tables, torch.ones(S, LENGTH).bool()).numpy() != pytest.approx(
+        whole, rel=1e-2
+    )
 
 
 def test_names():

@@ -89,7 +89,9 @@ def test_a_critic_learns_the_value_of_the_optimum(world):
         trainer.advance()
     assert isinstance(trainer.critic, TableCritic)
     root = float(trainer.critic(torch.zeros(1, 3, dtype=torch.long))[0, 0].detach())
-    assert root == pytest.approx(target.beta * np.log(world.problem.reference @ np.exp(target.phi / target.beta)), abs=0.05)
+    assert root == pytest.approx(
+        target.beta * np.log(world.problem.reference @ np.exp(target.phi / target.beta)), abs=0.05
+    )
 
 
 def test_rloo_under_the_trainer_is_the_plain_loop_bit_for_bit(world):
