@@ -1,6 +1,7 @@
 """The experiments' runner: grids, paired intervals, verdicts, and a sweep that goes on where it was stopped."""
 
 import csv
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -9,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-import cells  # noqa: E402
-import pairs  # noqa: E402
-import run  # noqa: E402
+from infalign_edu.experiments import cells, pairs
+from infalign_edu.experiments import runner as run
 
-CONFIGS = sorted(path.stem for path in (ROOT / "experiments").glob("*.toml"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "infalign_edu" / "experiments").glob("*.toml"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -99,10 +98,10 @@ def test_policies_are_interpolated_and_never_extrapolated():
 @pytest.mark.slow
 def test_a_sweep_runs_stops_and_goes_on(tmp_path):
     tree = tmp_path / "tree"
-    (tree / "experiments").mkdir(parents=True)
-    for name in ("run.py", "cells.py", "pairs.py"):
-        (tree / "experiments" / name).write_text((ROOT / "experiments" / name).read_text())
-    (tree / "experiments" / "small.toml").write_text("""
+    shutil.copytree(ROOT / "infalign_edu", tree / "infalign_edu")
+    (tree / "data").mkdir()
+    (tree / "data" / "embedded").symlink_to(ROOT / "data" / "embedded")
+    (tree / "infalign_edu" / "experiments" / "small.toml").write_text("""
 seeds = [0]
 kl = 0.05
 procedures = ["standard", "best-of-2"]
@@ -118,7 +117,7 @@ cells = [
 ]
 pairs = []
 """)
-    command = [sys.executable, "experiments/run.py", "small"]
+    command = [sys.executable, "-m", "infalign_edu.experiments.runner", "small"]
     subprocess.run(command, cwd=tree, check=True, capture_output=True, timeout=600)
     first = (tree / "data" / "runs" / "small.csv").read_text()
     table = list(csv.DictReader(first.splitlines()))
@@ -134,4 +133,4 @@ pairs = []
 def test_a_wrong_name_is_told_what_there_is(monkeypatch):
     with pytest.raises(SystemExit, match="experiment must be one of algorithms, .*frontiers"):
         run.load("frontier", False)
-    assert tomllib.loads((ROOT / "experiments" / "frontiers.toml").read_text())["seeds"] == [0, 1, 2, 3, 4]
+    assert tomllib.loads((ROOT / "infalign_edu" / "experiments" / "frontiers.toml").read_text())["seeds"] == [0, 1, 2, 3, 4]

@@ -12,8 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from cells import JUDGES, Cell
 from scipy.stats import t as student
+
+from infalign_edu.experiments.cells import JUDGES, Cell
 
 SEEDS_FOR_A_CLAIM = 5
 

@@ -1,0 +1,185 @@
+"""The runner of the paper's experiments at classroom scale: a grid of cells -> data/runs/NAME.csv and NAME_pairs.csv.
+
+    python experiments/run.py frontiers [--quick] [--jobs 2]
+
+NAME.toml beside this file says what is trained, on which seeds, and which pairs are compared. A stopped sweep goes on
+with the next cell. NAME.csv has a row for each cell, procedure and judge; NAME_pairs.csv the paired differences, with
+intervals over prompts and seeds. Both are written anew after each cell, whole. --quick takes the config's small form,
+writes to runs/quick/, and prints what that can and can't show; `quick` is the same for notebooks, a cell at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import itertools
+import multiprocessing
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from infalign_edu import atomic
+from infalign_edu.experiments.cells import JUDGES, Cell, Found, Setting, run
+from infalign_edu.experiments.pairs import comparisons
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def load(name: str, quick: bool) -> dict[str, Any]:
+    """The config of an experiment, in its small form if asked. Raises: SystemExit for a name without one."""
+    file = HERE / f"{name}.toml"
+    if not file.exists():
+        names = ", ".join(sorted(path.stem for path in HERE.glob("*.toml")))
+        raise SystemExit(f"experiment must be one of {names}, got {name!r}")
+    config = tomllib.loads(file.read_text(encoding="utf-8"))
+    return config | config["quick"] if quick else config
+
+
+def cells(config: dict[str, Any]) -> list[Cell]:
+    """Every cell of a config, each once: a [[cells]] table is a grid over its fields that are lists, the seed first."""
+    found: dict[Cell, None] = {}
+    for grid in config["cells"]:
+        grid = {"seed": config["seeds"], "kl": config["kl"]} | grid
+        values = [value if isinstance(value, list) else [value] for value in grid.values()]
+        for choice in itertools.product(*values):
+            found[Cell(**dict(zip(grid, choice, strict=True)))] = None
+    return sorted(found, key=lambda cell: cell.seed)
+
+
+def groups(found: Sequence[Cell]) -> list[tuple[Cell, ...]]:
+    """Cells that differ in their KL alone, together: they are trained one after the other."""
+    together: dict[Cell, list[Cell]] = {}
+    for cell in found:
+        together.setdefault(replace(cell, kl=0.0), []).append(cell)
+    return [tuple(group) for group in together.values()]
+
+
+def setting(config: dict[str, Any]) -> Setting:
+    """What the cells of a config share."""
+    named = {field.name for field in fields(Setting)}
+    return Setting(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in named})
+
+
+def commit() -> str:
+    """The commit that is run, with a + where the working tree differs."""
+    told = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
+    return told.stdout.strip() or "unknown"
+
+
+def store(folder: Path, found: Found, about: dict[str, str]) -> None:
+    """Keeps a judged cell as one .npz, whole or not at all."""
+    told = {"kl": found.kl, "matched": found.matched, "beta": found.beta, "steps": found.steps, "said": found.said,
+            "cpu_seconds": round(found.cpu_seconds, 1), **about}  # fmt: skip
+    with atomic.replacing(folder / f"{found.cell.name}.npz") as part, part.open("wb") as file:
+        names = np.array([f"{key}={value}" for key, value in told.items()])
+        np.savez(file, rates=found.win_rates, theory=np.array(list(found.theory.values())), about=names)
+
+
+def stored(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """A judged cell read back, None if it has not been run."""
+    file = folder / f"{cell.name}.npz"
+    if not file.exists():
+        return None
+    with np.load(file, allow_pickle=False) as saved:
+        about = dict(str(entry).split("=", 1) for entry in saved["about"])
+        return about | {"rates": saved["rates"], "theory": saved["theory"]}
+
+
+def rows(cell: Cell, found: dict[str, Any], procedures: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The CSV rows of one cell: one for each procedure and judge."""
+    about = {name: found[name] for name in ("matched", "beta", "steps", "said", "cpu_seconds", "commit", "command")}
+    for (j, judge), (i, shown) in itertools.product(enumerate(JUDGES), enumerate(procedures)):
+        per_prompt = found["rates"][j, i]
+        yield {
+            **{f"target_{k}" if k == "kl" else k: v for k, v in asdict(cell).items() if k not in ("steps",)},
+            "shown": shown,
+            "judge": judge,
+            "kl": f"{float(found['kl']):.4f}",
+            "win_rate": f"{per_prompt.mean():.4f}",
+            "stderr": f"{per_prompt.std(ddof=1) / len(per_prompt) ** 0.5:.4f}",
+            "theory": f"{found['theory'][i]:.4f}",
+            **about,
+        }
+
+
+def write(path: Path, table: list[dict[str, Any]]) -> None:
+    """A table as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    atomic.write_text(path, text.getvalue())
+
+
+def summarise(config: dict[str, Any], folder: Path, out: Path, name: str) -> None:
+    """Writes the two CSV files from the cells that are done."""
+    shared = setting(config)
+    done = {cell: found for cell in cells(config) if (found := stored(folder, cell))}
+    if done:
+        write(
+            out / f"{name}.csv", [row for cell, found in done.items() for row in rows(cell, found, shared.procedures)]
+        )
+    if compared := comparisons(config.get("pairs", []), done, shared.procedures):
+        write(out / f"{name}_pairs.csv", compared)
+
+
+def quick(name: str, part: int) -> dict[str, float]:
+    """One cell of an experiment's small form, run here and now: its KL, and its win rates by procedure.
+
+    Example:
+        >>> quick("frontiers", 0)["best-of-4"]   # doctest: +SKIP
+        0.74
+    """
+    config = load(name, quick=True)
+    shared, grid = setting(config), cells(config)
+    if not 0 <= part < len(grid):
+        raise ValueError(f"part must be between 0 and {len(grid) - 1} for {name}, got {part}")
+    (found,) = run((grid[part],), shared)
+    rates = dict(zip(shared.procedures, found.win_rates[0].mean(-1), strict=True))
+    return {"kl": found.kl, **{shown: float(rate) for shown, rate in rates.items()}}
+
+
+def main() -> None:
+    """Runs the cells that are not done yet, and writes the tables."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    options.add_argument("name", help="a config beside this file: frontiers, ...")
+    options.add_argument("--quick", action="store_true", help="the small form, in minutes")
+    options.add_argument("--jobs", type=int, default=1, help="groups of cells at a time, one core each")
+    options.add_argument("--seeds", type=int, nargs="*", help="only these seeds")
+    asked = options.parse_args()
+    config = load(asked.name, asked.quick)
+    folder = ROOT / "runs" / ("quick" if asked.quick else "experiments") / asked.name
+    out = ROOT / "runs" / "quick" if asked.quick else ROOT / "data" / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"command": f"python experiments/run.py {asked.name}" + " --quick" * asked.quick, "commit": commit()}
+    todo = [group for group in groups(cells(config)) if any(stored(folder, cell) is None for cell in group)]
+    todo = [group for group in todo if not asked.seeds or group[0].seed in asked.seeds]
+    shared = setting(config)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(asked.jobs, spawn) as pool, tqdm(total=len(todo), desc=asked.name) as bar:
+        try:
+            for future in as_completed([pool.submit(run, group, shared) for group in todo]):
+                for found in future.result():
+                    store(folder, found, about)
+                summarise(config, folder, out, asked.name)
+                bar.update()
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            sys.exit(f"stopped: {bar.n} of {bar.total} groups of cells done; the same command goes on")
+    summarise(config, folder, out, asked.name)
+    if asked.quick:
+        print(config["shows"])
+
+
+if __name__ == "__main__":
+    main()
