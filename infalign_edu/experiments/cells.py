@@ -33,7 +33,8 @@ from infalign_edu.rl.shaping import SHAPES, Shaped
 from infalign_edu.rl.trainer import Scores, stream
 from infalign_edu.winrate import PromptMean
 
-FRESH_POOL = 256  # reference samples that stand for the true quantile where K fresh ones are drawn at every update
+SHAPED_SAMPLES = 64  # reference samples a prompt by which a shape is scaled and its beta chosen
+FRESH_POOL = 128  # reference samples that stand for the true quantile where K fresh ones are drawn at every update
 STALE_STEPS = 350  # half of the embedded model's training: the checkpoint that a stale table is made from
 BASE = 2  # evaluation samples of the reference, which all policies share, per sample of a policy
 FRESH, ROTATED = 11, 7  # a stream of randomness of its own; by how many prompts a table of other prompts is shifted
@@ -193,7 +194,7 @@ class CellScore:
 def aim(cell: Cell, shared: Lab) -> tuple[Any, float, Any]:
     """Phi, the beta it starts from, and the function that says at which beta theory expects a KL."""
     if cell.transform in SHAPES:
-        shaped = Shaped(cell.transform, _table(shared, 256, cell.seed, False, cell.control).reference_rewards)
+        shaped = Shaped(cell.transform, _table(shared, SHAPED_SAMPLES, cell.seed, False, cell.control).reference_rewards)
         return shaped, shaped.beta_for_kl(cell.kl), shaped.beta_for_kl
     config = replace(shared.config, transform=cell.transform, compare="", procedure=cell.procedure, target_kl=cell.kl)
     objective = ctrl.objective(config, cell.transform)
