@@ -7,7 +7,9 @@ from functools import cache
 
 from infalign_edu.classroom.exercise import Exercise
 
-SUBJECTS = ("start", "alignment", "procedures", "calibration", "transforms", "optimum", "toy_rl", "training")
+SUBJECTS = (
+    "start", "alignment", "procedures", "calibration", "transforms", "optimum", "toy_rl", "training", "real_model",
+)  # fmt: skip
 
 
 @cache
