@@ -25,6 +25,7 @@ from infalign_edu.rl.trainer import Trainer
 
 SMALL = {
     "steps": 6,
+    "warmup": 5,
     "prompts_per_step": 4,
     "samples_per_prompt": 8,
     "training_prompts": 20,
@@ -51,7 +52,7 @@ def test_report_json_holds_what_it_promises(run):
     for rate in report["win_rates"].values():
         assert 0 <= rate["mean"] <= 1 and rate["stderr"] > 0 and rate["interval"][0] < rate["mean"] < rate["interval"][1]
     assert report["kl"] > 0 and list(report["runs"]) == ["identity", "exp:10"]
-    assert report["heldout_prompts"] == 10 and report["evaluation_samples"] == 6
+    assert report["heldout_prompts"] == 10 and report["evaluation_samples"] == 6 and report["base_samples"] == 18
     assert any("One seed" in note for note in report["notes"]) and any("plumbing" in note for note in report["notes"])
 
 
@@ -347,7 +348,7 @@ def test_command_line_is_the_library(run, tmp_path, capsys):
         (["--evaluation-samples", "3"], "evaluation_samples must be at least 4"),
         (["--model", "/nowhere"], "model must be embedded, smollm2"),
         (["--prompts", "/nowhere.jsonl"], "a file that exists, got /nowhere.jsonl"),
-        (["--reward", "kindness"], "reward must be gold:helpfulness"),
+        (["--reward", "kindness"], "reward must be gold:KIND"),
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--reward-noise", "-1"], "reward_noise must be a number >= 0"),
         (["--dtype", "float8"], "dtype must be auto or one of"),

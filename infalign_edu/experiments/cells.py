@@ -194,7 +194,8 @@ class CellScore:
 def aim(cell: Cell, shared: Lab) -> tuple[Any, float, Any]:
     """Phi, the beta it starts from, and the function that says at which beta theory expects a KL."""
     if cell.transform in SHAPES:
-        shaped = Shaped(cell.transform, _table(shared, SHAPED_SAMPLES, cell.seed, False, cell.control).reference_rewards)
+        samples = _table(shared, SHAPED_SAMPLES, cell.seed, False, cell.control).reference_rewards
+        shaped = Shaped(cell.transform, samples)
         return shaped, shaped.beta_for_kl(cell.kl), shaped.beta_for_kl
     config = replace(shared.config, transform=cell.transform, compare="", procedure=cell.procedure, target_kl=cell.kl)
     objective = ctrl.objective(config, cell.transform)

@@ -57,7 +57,8 @@ class CTRLConfig:
     calibration: str = _option("", "a calibration.npz of an earlier run to use instead of sampling")
     training_prompts: int | None = _option(None, "most prompts to train on")
     heldout_prompts: int | None = _option(None, "most held-out prompts to evaluate on")
-    evaluation_samples: int | None = _option(None, "fresh samples a held-out prompt, of policy and reference each")
+    evaluation_samples: int | None = _option(None, "fresh samples of each policy for a held-out prompt")
+    base_samples: int | None = _option(None, "fresh samples of the reference there; all policies meet the same")
     algorithm: str = _option("rloo", f"{', '.join(algorithms.NAMES)}, or bonbon:8 for another N than 4")
     steps: int | None = _option(None, "updates")
     warmup: int | None = _option(None, "updates until the learning rate is full; default a seventh of steps")
@@ -90,7 +91,7 @@ class CTRLConfig:
             self._check(name, float, 0, "a positive number")
         for name in ("steps", "prompts_per_step", "training_prompts", "heldout_prompts", "reference_samples"):
             self._check(name, int, 1, "a positive integer")
-        for name in ("warmup", "evaluation_samples", "max_new_tokens", "snapshots", "threads"):
+        for name in ("warmup", "evaluation_samples", "base_samples", "max_new_tokens", "snapshots", "threads"):
             self._check(name, int, 1, "a positive integer")
         self._check("samples_per_prompt", int, 2, "an integer of at least 2")
         self._check("preference_pairs", int, 20, "an integer of at least 20")
@@ -98,11 +99,10 @@ class CTRLConfig:
         self._check("lora_rank", int, 0, "an integer >= 0; 0 trains all weights")
         if not (math.isfinite(self.reward_noise) and self.reward_noise >= 0):
             raise ValueError(f"reward_noise must be a number >= 0, got {self.reward_noise}")
-        if self.evaluation_samples is not None and self.evaluation_samples < max(n, 4):
-            raise ValueError(
-                f"evaluation_samples must be at least {max(n, 4)} to evaluate {self.procedure}, best-of-4 and "
-                f"worst-of-4, got {self.evaluation_samples}"
-            )
+        for name in ("evaluation_samples", "base_samples"):
+            if (value := getattr(self, name)) is not None and value < max(n, 4):
+                told = f"at least {max(n, 4)} to evaluate {self.procedure}, best-of-4 and worst-of-4"
+                raise ValueError(f"{name} must be {told}, got {value}")
 
     def _check(self, name: str, kind: type, least: float, accepted: str) -> None:
         value = getattr(self, name)
@@ -126,6 +126,8 @@ class CTRLConfig:
         n = max(4, named_procedure(self.procedure).max_n or 4)
         chosen: dict[str, Any] = {name: values[column] for name, values in _CHOICES.items()}
         chosen["evaluation_samples"] = max(n, chosen["evaluation_samples"])
+        most = (1 if column else 3) * (self.evaluation_samples or chosen["evaluation_samples"])
+        chosen["base_samples"] = max(n, min(chosen["base_samples"], most))
         chosen["threads"] = 1 if small else cores
         if not small and self.lora_rank == 0:
             chosen["learning_rate"] = FULL_RATE
@@ -175,6 +177,7 @@ _CHOICES: dict[str, tuple[Any, Any, Any]] = {
     "training_prompts": (256, 256, 512),
     "heldout_prompts": (200, 8, 128),
     "evaluation_samples": (32, 8, 32),
+    "base_samples": (96, 8, 32),
     "steps": (320, 2, 200),
     "prompts_per_step": (12, 4, 16),
     "samples_per_prompt": (16, 4, 16),

@@ -136,7 +136,7 @@ def evaluate(
     prompts, samples, seed = data.heldout, config.evaluation_samples or 1, config.seed
     shown = str(named_procedure(config.procedure))
     names = list(dict.fromkeys(["standard", "best-of-4", "worst-of-4", shown]))
-    base = draw(reference, reference, data.reward, prompts, samples, seed, REFERENCE)
+    base = draw(reference, reference, data.reward, prompts, config.base_samples or samples, seed, REFERENCE)
 
     def sample(policy: Any) -> Samples:
         return draw(policy, reference, data.reward, prompts, samples, seed)

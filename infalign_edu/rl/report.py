@@ -49,7 +49,8 @@ def summary(config: CTRLConfig, found: Evaluation, data: Any, seconds: float) ->
         "comparisons": [_comparison(c) for c in found.comparisons],
         "training_prompts": len(data.training),
         "heldout_prompts": len(found.reference.prompts),
-        "evaluation_samples": found.reference.rewards.shape[1],
+        "evaluation_samples": found.outcomes[-1].samples.rewards.shape[1],
+        "base_samples": found.reference.rewards.shape[1],
         "notes": lines,
         "seconds": round(seconds, 1),
         "config": config.identity(),
@@ -206,6 +207,7 @@ def page(config: CTRLConfig, found: Evaluation, content: dict[str, Any]) -> str:
     reward = table(["reward", content["reward"]], content["reward_report"].items())
     figures = "".join(plots.html_image(fig) for fig in (density_figure(found), frontier_figure(config, found)))
     about = f"{content['heldout_prompts']} held-out prompts, {content['evaluation_samples']} fresh samples each"
+    about += f", {content['base_samples']} of the reference"
     title = f"{content['transform']} for {content['procedure']}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
