@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infalign_edu.lm.rollouts import Rollouts, draw
+from infalign_edu.lm.rollouts import MAX_ROWS, Rollouts, draw
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -76,6 +76,17 @@ class SmallTransformer(torch.nn.Module):
         return self.head(self.norm(x))
 
 
+class Said:
+    """The words that each row has said so far, in the place of a key-value cache. Shape: words [rows, t + 1]."""
+
+    def __init__(self) -> None:
+        self.words = torch.zeros(0, 0, dtype=torch.long)
+
+    def batch_select_indices(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order; a row may be kept more than once."""
+        self.words = self.words[rows]
+
+
 class EnumerablePolicy:
     """A policy over all words^length responses, with the methods of `Policy` that training uses.
 
@@ -86,8 +97,16 @@ class EnumerablePolicy:
     (9, 1.0)
     """
 
+    device = torch.device("cpu")
+    stops: tuple[int, ...] = ()  # no word ends a response
+
     def __init__(self, model: torch.nn.Module, words: int, length: int) -> None:
         self.model, self.words, self.length = model, words, length
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Words of every response."""
+        return self.length
 
     @torch.no_grad()
     def sample(
@@ -108,6 +127,38 @@ class EnumerablePolicy:
     def logits(self, rollouts: Rollouts, rows: Any = slice(None)) -> torch.Tensor:
         """Logits at every response position, with gradients where they are enabled. Shape: [rows, length, words]."""
         return self.model(rollouts.tokens[rows][:, :-1]).float()
+
+    def encode(self, prompts: Sequence[str], *, new_tokens: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """One start word for each prompt, and its mask. Shape: [P, 1] and [P, 1] bool."""
+        if not prompts:
+            raise ValueError("prompts must hold at least one prompt, got none")
+        return torch.zeros(len(prompts), 1, dtype=torch.long), torch.ones(len(prompts), 1, dtype=torch.bool)
+
+    def cache(self) -> Said:
+        """An empty record of what was said, which `forward` fills."""
+        return Said()
+
+    def forward(self, tokens: torch.Tensor, seen: torch.Tensor, cache: Said, keep: int) -> torch.Tensor:
+        """Logits after each of the last `keep` tokens, for responses that go on. Shape: [rows, keep, words].
+
+        tokens [rows, n] follow what the cache holds; the first token ever given is the start word of `encode`.
+        """
+        cache.words = torch.cat([cache.words, tokens], 1) if len(cache.words) else tokens
+        return self.model(cache.words[:, 1:])[:, -keep:].float()
+
+    def decode(self, tokens: torch.Tensor, mask: torch.Tensor) -> list[str]:
+        """Text of responses or their prefixes: numbers with a space between. Shape: [rows, t] and [rows, t] -> [rows].
+
+        >>> policy = EnumerablePolicy(PrefixTable(words=3, length=2), words=3, length=2)
+        >>> policy.decode(torch.tensor([[2, 0]]), torch.tensor([[True, False]]))
+        ['2']
+        """
+        rows = zip(tokens.tolist(), mask.tolist(), strict=True)
+        return [" ".join(str(word) for word, on in zip(row, keep, strict=True) if on) for row, keep in rows]
+
+    def micro_batch(self, length: int) -> int:
+        """Rows of one micro-batch: many, since a response is short and there is no cache to hold."""
+        return 16 * MAX_ROWS
 
     def copy(self) -> EnumerablePolicy:
         """A frozen copy, the reference pi_ref."""
