@@ -313,7 +313,7 @@ def test_partition_function_in_closed_form_and_of_an_estimated_quantile():
             math.log(beta) + 1 / beta + math.log(-math.expm1(-1 / beta))
         )
         assert qrpo.log_partition(ia.Log(), beta) == pytest.approx(-math.log(1 + 1 / beta))
-    K, beta, phi = 6, 0.4, ia.Exponential(2.0)
+    K, beta, phi = 6, 2.0, ia.Exponential(2.0)
     u = (np.arange(4000) + 0.5) / 4000
     draws = binom.pmf(np.arange(K + 1)[:, None], K, u).mean(1)  # how often k of K fall below a fresh sample
     levels = (np.arange(K + 1) / K).clip(1 / (2 * K))

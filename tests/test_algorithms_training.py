@@ -15,7 +15,7 @@ from infalign_edu.rl.algorithms.distillation import BoNBoN, optimum
 from infalign_edu.rl.algorithms.grpo import GRPO, fixed_point
 from infalign_edu.rl.algorithms.ppo import PPO, LinearCritic, TableCritic, output_layer
 from infalign_edu.rl.algorithms.preference import DPO, IPO
-from infalign_edu.rl.algorithms.quantile_regression import QRPO
+from infalign_edu.rl.algorithms.quantile_regression import QRPO, log_partition
 from infalign_edu.rl.algorithms.rloo import RLOO, micro_batches
 from infalign_edu.rl.toy import ToyWorld
 from infalign_edu.rl.trainer import ROLLOUTS, stream
@@ -166,6 +166,9 @@ def test_micro_batches_hold_every_row_once_and_groups_together(grouped):
 def test_the_checkpoint_of_ppo_holds_its_critic_and_a_checkpoint_without_one_is_refused(world):
     ppo, rloo = small(world, "ppo"), small(world, "rloo")
     ppo.advance(), rloo.advance()
+    assert ppo.tensors()["adam.step.head.weight"] == 2 != rloo.tensors()["adam.step.head.weight"] == 1  # epochs
+    rates = [group["lr"] for group in ppo.optimizer.param_groups]
+    assert rates == pytest.approx([ppo.learning_rate * ppo.schedule(0), 10 * ppo.learning_rate * ppo.schedule(0)])
     extra = {name for name in ppo.tensors() if "critic" in name}
     assert {"critic.linear.weight", "adam.exp_avg_sq.critic.linear.bias"} <= extra
     assert {name for name in ppo.tensors() if name not in extra} == set(rloo.tensors())
@@ -218,7 +221,19 @@ def test_offline_algorithms_sample_the_reference_and_nobody_else(world, name, mo
     assert trainer.reference.distribution() == pytest.approx(world.problem.reference)
 
 
-@pytest.mark.parametrize("name", ["ppo", "qrpo", "bonbon:2"])
+def test_the_pipeline_tells_the_algorithm_its_transform_and_its_calibration():
+    phi = ia.standardize(ia.Exponential(10.0))
+    for name in ("qrpo", "ipo"):
+        config = ia.CTRLConfig(algorithm=name, steps=1, samples_per_prompt=2, prompts_per_step=1)
+        parts = load("embedded"), SimpleNamespace(training=["hello"]), SimpleNamespace(K=6)
+        built = ctrl.build_trainer(config, ctrl.Objective("exp:10", phi, 0.3), *parts).algorithm
+        if isinstance(built, QRPO):
+            assert built.log_z(0.3) == log_partition(phi, 0.3, 6)
+        else:
+            assert built == IPO(scale=pytest.approx(12**0.5))
+
+
+@pytest.mark.parametrize("name", ["ppo", "bonbon:2"])
 def test_align_by_name(tmp_path, name):
     """Configuration, run folder and resume know the algorithm; the transform reaches those that need it."""
     options = {"transform": "exp:10", "steps": 2, "prompts_per_step": 3, "samples_per_prompt": 4, "training_prompts": 8,
