@@ -8,7 +8,8 @@ from functools import cache
 from infalign_edu.classroom.exercise import Exercise
 
 SUBJECTS = (
-    "start", "alignment", "procedures", "calibration", "transforms", "optimum", "toy_rl", "training", "real_model",
+    "start", "alignment", "procedures", "calibration", "transforms", "optimum", "toy_rl", "training", "evidence",
+    "real_model",
 )  # fmt: skip
 
 
