@@ -67,7 +67,8 @@ def groups(found: Sequence[Cell]) -> list[tuple[Cell, ...]]:
 def setting(config: dict[str, Any]) -> Setting:
     """What the cells of a config share."""
     named = {field.name for field in fields(Setting)}
-    return Setting(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in named})
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in named}
+    return Setting(**given)
 
 
 def commit() -> str:
@@ -151,7 +152,7 @@ def quick(name: str, part: int) -> dict[str, float]:
 
 def main() -> None:
     """Runs the cells that are not done yet, and writes the tables."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("name", help="a config beside this file: frontiers, ...")
     options.add_argument("--quick", action="store_true", help="the small form, in minutes")
     options.add_argument("--jobs", type=int, default=1, help="groups of cells at a time, one core each")
