@@ -68,7 +68,8 @@ def test_one_seed_is_a_paired_t_interval_over_prompts():
     "low, high, seeds, wanted, told",
     [(0.01, 0.05, 5, 1, "confirmed"), (0.01, 0.05, 2, 1, "indicative"), (-0.01, 0.05, 5, 1, "tied"),
      (-0.05, -0.01, 5, 1, "contradicted"), (-0.05, -0.01, 2, 1, "indicative, contradicted"),
-     (-0.05, -0.01, 5, -1, "confirmed")],
+     (-0.05, -0.01, 5, -1, "confirmed"), (0.01, 0.05, 1, 1, "one seed"),
+     (-0.05, -0.01, 1, 1, "one seed, contradicted")],
 )  # fmt: skip
 def test_verdicts(low, high, seeds, wanted, told):
     assert pairs.verdict(low, high, seeds, wanted) == told

@@ -42,11 +42,18 @@ def interval(differences: np.ndarray, level: float = 0.95) -> tuple[float, float
 
 
 def verdict(low: float, high: float, seeds: int, wanted: int) -> str:
-    """What a difference allows one to say: a claim needs five seeds and an interval without 0."""
+    """What a difference allows one to say: a claim needs five seeds and an interval without 0.
+
+    >>> verdict(0.01, 0.05, seeds=5, wanted=1), verdict(0.01, 0.05, seeds=1, wanted=1), verdict(-0.1, 0.1, 5, 1)
+    ('confirmed', 'one seed', 'tied')
+    """
     if low <= 0 <= high:
         return "tied"
     word = "confirmed" if (low > 0) == (wanted > 0) else "contradicted"
-    return word if seeds >= SEEDS_FOR_A_CLAIM else "indicative" if word == "confirmed" else f"indicative, {word}"
+    if seeds >= SEEDS_FOR_A_CLAIM:
+        return word
+    weaker = "indicative" if seeds > 1 else "one seed"
+    return weaker if word == "confirmed" else f"{weaker}, {word}"
 
 
 def comparisons(
