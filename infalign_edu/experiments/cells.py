@@ -215,13 +215,16 @@ def run(group: tuple[Cell, ...], setting: Setting) -> list[Found]:
     """Trains and judges cells that differ in their KL alone, each going on from the one at the smaller KL."""
     found, weights = [], None
     for cell in sorted(group, key=lambda cell: cell.kl):
-        judged_cell, weights = _run(cell, setting, weights)
+        judged_cell, weights = trained(cell, setting, weights)
         found.append(judged_cell)
     return found
 
 
-def _run(cell: Cell, setting: Setting, weights: Any) -> tuple[Found, Any]:
-    """Trains a cell to its KL, from the reference or from weights, and judges it on held-out prompts."""
+def trained(cell: Cell, setting: Setting, weights: Any = None) -> tuple[Found, Any]:
+    """Trains a cell to its KL, from the reference or from weights, and judges it on held-out prompts.
+
+    Gives the weights at the end of its training too, from which a cell at a larger KL can go on.
+    """
     began = time.process_time()
     shared = lab(cell.seed, cell.reward, setting)
     phi, beta, beta_for_kl = aim(cell, shared)
