@@ -9,7 +9,7 @@ from infalign_edu.classroom.exercise import Exercise
 
 SUBJECTS = (
     "start", "alignment", "procedures", "calibration", "transforms", "optimum", "toy_rl", "training", "evidence",
-    "reference_samples", "real_model",
+    "hacking", "reference_samples", "real_model",
 )  # fmt: skip
 
 
