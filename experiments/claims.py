@@ -31,6 +31,8 @@ CLAIMS = [
     ("training for worst-of-4 gains win rate under worst-of-4 (exp:-10 over identity)",
      "paper (v1, v2: 4-9 % harmlessness; v5: up to 3-8 %; other models and data)", "frontiers",
      "calibrate and transform for worst-of-4", "worst-of-4"),
+    ("the milder log gains under worst-of-4 too (over identity)", "ours", "frontiers", "log for worst-of-4",
+     "worst-of-4"),
     ("CTRL beats training on the raw reward, best-of-4", "paper", "frontiers",
      "CTRL against the raw reward, best-of-4", "best-of-4"),
     ("CTRL beats training on the raw reward, worst-of-4", "paper", "frontiers",
@@ -70,16 +72,16 @@ def told(row: dict[str, str], about: str) -> str:
 def measured() -> Iterator[tuple[str, str, str, str]]:
     """The rows of claims that were trained for."""
     for claim, whose, table, key, shown in CLAIMS:
-        judge = "gold" if table == "hacking" else "reward"
-        rows = [row for row in read(f"{table}_pairs")
-                if (row["claim"], row["shown"], row["judge"]) == (key, shown, judge)]  # fmt: skip
+        judge, other = ("gold", "reward") if table == "hacking" else ("reward", "gold")
+        every = [row for row in read(f"{table}_pairs") if (row["claim"], row["shown"]) == (key, shown)]
+        rows, beside = ([row for row in every if row["judge"] == name] for name in (judge, other))
         if not rows:
             continue
         effects = [told(row, f"KL {row['kl']}" + (f", {trigger(row)}" if table == "hacking" else "")) for row in rows]
         seeds = sorted({int(row["seeds"]) for row in rows})
         number = f"{seeds[0]} seed" + "s" * (seeds[0] > 1)
-        verdicts = list(dict.fromkeys(row["verdict"] for row in rows))
-        yield claim, whose, f"points: {'; '.join(effects)} ({number})", " / ".join(verdicts)
+        verdicts, besides = (" / ".join(dict.fromkeys(row["verdict"] for row in part)) for part in (rows, beside))
+        yield claim, whose, f"points: {'; '.join(effects)} ({number}; by {other}: {besides})", verdicts
 
 
 def trigger(row: dict[str, str]) -> str:
