@@ -8,8 +8,8 @@ from tiny_policy import tiny
 from infalign_edu.lm.datasets import Preference
 from infalign_edu.lm.models import load
 from infalign_edu.lm.rewards import GoldReward, Recipe, RewardModel, agreement, ceiling, relabelled, sample_preferences
-from infalign_edu.lm.rewards.preferences import by_prompt, gaps, label_pairs
-from infalign_edu.lm.rewards.reward_model import _Rows, first_blocks
+from infalign_edu.lm.rewards.preferences import batches, by_prompt, gaps, label_pairs
+from infalign_edu.lm.rewards.reward_model import first_blocks
 
 torch.set_num_threads(1)
 
@@ -74,30 +74,40 @@ def test_the_loss_is_the_bradley_terry_likelihood():
 
 def test_batches_hold_every_pair_once_and_a_prompts_rows_together():
     pairs = pairs_by_binding(200, 1)
-    rows = _Rows(pairs, untrained(tiny()))
-    seen = 0
-    for asked, (local, tokens), chosen, rejected in rows.batches(32, np.random.default_rng(0)):
-        groups = [rows.groups[p] for p in asked.tolist()]
-        texts = [(group.prompt, text) for group in groups for text in group.texts]
-        assert len(tokens) == len(texts) == len(local)
-        assert [groups[i].prompt for i in local] == [prompt for prompt, _ in texts]
-        found = [Preference(texts[a][0], texts[a][1], texts[b][1]) for a, b in zip(chosen.tolist(), rejected.tolist(), strict=True)]
-        assert all(pair in pairs for pair in found)
-        seen += len(found)
-    assert seen == 200
+    groups, seen = by_prompt(pairs), []
+    for batch in batches(groups, 32, np.random.default_rng(0)):
+        texts = [(groups[g].prompt, text) for g in batch.groups for text in groups[g].texts]
+        assert [groups[batch.groups[i]].prompt for i in batch.owner] == [prompt for prompt, _ in texts]
+        seen += [Preference(*texts[a], texts[b][1]) for a, b in zip(batch.chosen, batch.rejected, strict=True)]
+        assert len(texts) >= 32 or len(seen) == 200
+    assert sorted(map(str, seen)) == sorted(map(str, pairs))
+
+
+def by_word(pairs: list[Preference]) -> list[Preference]:
+    """The same pairs, relabelled: the response with more w1 is preferred."""
+    kept = [pair for pair in pairs if pair.chosen.count("w1") != pair.rejected.count("w1")]
+    return relabelled(kept, lambda p, r: [text.count("w1") for text in r])
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return RewardModel.fit(pairs_by_binding(1000, 0), tiny(), test=pairs_by_binding(300, 1), recipe=Recipe(epochs=4, layers=2))
+    train, test = by_word(pairs_by_binding(300, 0)), by_word(pairs_by_binding(300, 1))
+    return RewardModel.fit(train, tiny(), test=test, recipe=Recipe(batch=32))
 
 
-def test_a_preference_that_depends_on_the_prompt_is_learnt(fitted):
+def test_a_clear_preference_is_learnt(fitted):
     report = fitted.report()
-    assert report["accuracy"] > 0.7
+    assert report["accuracy"] > 0.95
     assert report["distinguishable_from_chance"] is True
-    shuffled = [Preference(f"w{(int(p.prompt[1]) + 1) % 6} {p.prompt.split()[1]}", p.chosen, p.rejected) for p in pairs_by_binding(300, 2)]
-    assert agreement(fitted, shuffled)["accuracy"] < 0.6  # the words alone say nothing
+    assert report["training_log_loss"] < 0.5 * report["log_loss_of_chance"]
+
+
+def test_coin_flips_are_called_chance():
+    rng, pairs = np.random.default_rng(2), pairs_by_binding(200, 2)
+    flipped = [Preference(p.prompt, *((p.chosen, p.rejected) if rng.random() < 0.5 else (p.rejected, p.chosen))) for p in pairs]
+    report = RewardModel.fit(flipped, tiny(), held_out=0.4).report()
+    assert report["interval"][0] < 0.5 < report["interval"][1]
+    assert report["distinguishable_from_chance"] is False
 
 
 def test_fitting_leaves_the_policy_alone_and_is_a_function_of_the_seed():
@@ -176,6 +186,11 @@ def test_a_recipe_is_checked():
 def test_the_embedded_reward_models_keep_their_promise(kind, tmp_path):
     from infalign_edu.lm.rewards import learned
 
-    report = learned(kind, cache=tmp_path).report()
+    model = learned(kind, cache=tmp_path)
+    report = model.report()
     assert report["accuracy"] > 0.77 and report["gold_accuracy"] > 0.84
     assert report["accuracy"] > report["ceiling"] - 0.08
+    gold = GoldReward(kind)
+    pairs = relabelled(sample_preferences(load("embedded"), gold, gold.prompts[1], 400, per_prompt=2, seed=9), gold)
+    others = [Preference(q.prompt, p.chosen, p.rejected) for p, q in zip(pairs, pairs[7:] + pairs[:7], strict=True)]
+    assert agreement(model, others)["accuracy"] < report["gold_accuracy"] - 0.1  # it reads the prompt

@@ -65,25 +65,16 @@ class BradleyTerry:
         pairs = list(preferences)
         if len({pair.prompt for pair in pairs}) < 2 * FOLDS:
             raise ValueError(f"preferences must have at least {2 * FOLDS} distinct prompts, got {len(pairs)} pairs")
-        prompts = [pair.prompt for pair in pairs for _ in range(2)]
-        responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
-        values = _columns(cached_features(policy, prompts, responses, cache, progress=progress), responses, length)
+        both = _values(pairs, policy, cache, length, progress)
         train, test = _rows(pairs, [1 - held_out, held_out], seed)
-        both = values.reshape(len(pairs), 2, -1)  # [pairs, chosen and rejected, d]
-        mean, scale = both[train].mean((0, 1)), both[train].std((0, 1))
-        scale[scale == 0] = 1.0
-        gaps = (both[:, 0] - both[:, 1]) / scale  # [pairs, d]
-        folds = [train[f] for f in _rows([pairs[i] for i in train], [1 / FOLDS] * FOLDS, seed)]
-        losses = [_cross_validate(gaps, folds, l2) for l2 in L2_GRID]
-        l2 = float(L2_GRID[int(np.argmin(losses))])
-        weights = _fit(gaps[train], l2)
-        margins = gaps[test] @ weights
+        weights, mean, scale, l2, loss = _head(both, pairs, train, seed)
+        margins = (both[test, 0] - both[test, 1]) / scale @ weights
         right = float((margins > 0).sum() + 0.5 * (margins == 0).sum())
         low, high = wilson(right, len(test))
         report = {
             "model": policy.name, "training_pairs": len(train), "held_out_pairs": len(test),
             "accuracy": right / len(test), "interval": [low, high], "distinguishable_from_chance": low > 0.5,
-            "l2": l2, "log_loss_cross_validated": float(min(losses)), "log_loss_of_chance": float(np.log(2)),
+            "l2": l2, "log_loss_cross_validated": loss, "log_loss_of_chance": float(np.log(2)),
         }  # fmt: skip
         return cls(policy, weights, mean, scale, report, length)
 
@@ -119,6 +110,31 @@ class BradleyTerry:
         return cls(policy, weights, mean, scale, about["report"], about["length"])
 
 
+def cross_validated(
+    preferences: Sequence[Preference],
+    policy: Policy,
+    *,
+    folds: int = FOLDS,
+    cache: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Accuracy on all pairs: each is judged by a head that was fitted on the other folds and saw none of its prompts.
+
+    The interval takes the pairs as independent, though the heads share most of their training pairs.
+    """
+    pairs = list(preferences)
+    both = _values(pairs, policy, cache, False, progress)
+    right = 0.0
+    parts = _rows(pairs, [1 / folds] * folds, seed)
+    for k, test in enumerate(parts):
+        train = np.concatenate(parts[:k] + parts[k + 1 :])
+        weights, _, scale, _, _ = _head(both, pairs, train, seed)
+        margins = (both[test, 0] - both[test, 1]) / scale @ weights
+        right += float((margins > 0).sum() + 0.5 * (margins == 0).sum())
+    return {"pairs": len(pairs), "accuracy": right / len(pairs), "interval": list(wilson(right, len(pairs)))}
+
+
 def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]:
     """95 % interval of a proportion that stays within [0, 1] and holds for small counts.
 
@@ -138,6 +154,29 @@ def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]
 def _columns(values: NDArray[np.float32], responses: Sequence[str], length: bool) -> Array:
     words = [[len(text.split())] for text in responses]
     return np.hstack([values, words]).astype(float) if length else values.astype(float)
+
+
+def _values(
+    pairs: Sequence[Preference], policy: Policy, cache: str | Path | None, length: bool, progress: bool
+) -> Array:
+    """Features [pairs, 2, d] of the chosen and the rejected response of every pair."""
+    prompts = [pair.prompt for pair in pairs for _ in range(2)]
+    responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    values = _columns(cached_features(policy, prompts, responses, cache, progress=progress), responses, length)
+    return values.reshape(len(pairs), 2, -1)
+
+
+def _head(
+    both: Array, pairs: Sequence[Preference], train: NDArray[np.intp], seed: int
+) -> tuple[Array, Array, Array, float, float]:
+    """Weights, mean and scale of a head fitted on the rows `train`, its L2 weight and the log-loss that chose it."""
+    mean, scale = both[train].mean((0, 1)), both[train].std((0, 1))
+    scale[scale == 0] = 1.0
+    gaps = (both[:, 0] - both[:, 1]) / scale  # [pairs, d]
+    folds = [train[f] for f in _rows([pairs[i] for i in train], [1 / FOLDS] * FOLDS, seed)]
+    losses = [_cross_validate(gaps, folds, l2) for l2 in L2_GRID]
+    l2 = float(L2_GRID[int(np.argmin(losses))])
+    return _fit(gaps[train], l2), mean, scale, l2, float(min(losses))
 
 
 def _rows(pairs: Sequence[Preference], fractions: Sequence[float], seed: int) -> list[NDArray[np.intp]]:

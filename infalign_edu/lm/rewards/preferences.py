@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,35 @@ def by_prompt(preferences: Sequence[Preference]) -> list[Group]:
                 group.texts.append(text)
         group.pairs.append((number[pair.chosen], number[pair.rejected]))
     return [group for group, _ in groups.values()]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some groups and their responses in a row: whose each is, and which are chosen and rejected in each pair."""
+
+    groups: list[int]
+    owner: NDArray[np.intp]  # [rows], the place in `groups`
+    chosen: NDArray[np.intp]  # [pairs], the row
+    rejected: NDArray[np.intp]
+
+
+def batches(groups: Sequence[Group], size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """All groups in a random order, some whole groups with at least `size` responses at a time (the last may be less).
+
+    >>> groups = by_prompt([Preference("p", "a", "b"), Preference("q", "c", "d")])
+    >>> [batch.owner.tolist() for batch in batches(groups, 4, np.random.default_rng(0))]
+    [[0, 0, 1, 1]]
+    """
+    held: list[int] = []
+    order = rng.permutation(len(groups)).tolist()
+    for number in order:
+        held.append(number)
+        sizes = [len(groups[g].texts) for g in held]
+        if sum(sizes) >= size or number == order[-1]:
+            starts = np.cumsum([0, *sizes])[:-1]
+            pairs = np.concatenate([start + np.array(groups[g].pairs) for g, start in zip(held, starts, strict=True)])
+            yield Batch(held, np.repeat(np.arange(len(held)), sizes), pairs[:, 0], pairs[:, 1])
+            held = []
 
 
 def gaps(reward: Reward, preferences: Sequence[Preference]) -> Array:

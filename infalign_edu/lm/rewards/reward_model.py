@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from infalign_edu.atomic import replacing
 from infalign_edu.lm.datasets import Preference, split
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.rewards.gold import Reward
-from infalign_edu.lm.rewards.preferences import agreement, by_prompt, ceiling, relabelled
+from infalign_edu.lm.rewards.preferences import agreement, batches, by_prompt, ceiling, relabelled
 from infalign_edu.lm.rollouts import pad, trim
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class RewardModel:
         with replacing(path) as beside:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside,
                       {"report": json.dumps(self._report)})  # fmt: skip
+            beside.chmod(0o644)  # safetensors writes files that only their owner can read
 
     @classmethod
     def load(cls, path: str | Path, policy: Policy) -> RewardModel:
@@ -177,37 +178,46 @@ class RewardModel:
     def _rewards(
         self, ids: torch.Tensor, seen: torch.Tensor, local: NDArray[np.intp], tokens: list[list[int]]
     ) -> torch.Tensor:
-        """Rewards [rows] of responses; row i answers prompt local[i] of ids [P, L], and each prompt is read once."""
+        """Rewards [rows] of responses; row i answers prompt local[i] of ids [P, L]."""
+        states, words, mask = self._read(ids, seen, local, tokens)
+        worth = (states * self.values[words]).sum(-1) / math.sqrt(states.shape[-1]) + self.bias[words]  # [rows, T]
+        return torch.where(mask, worth, 0.0).sum(1)
+
+    def _read(
+        self, ids: torch.Tensor, seen: torch.Tensor, local: NDArray[np.intp], tokens: list[list[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The state before every word [rows, T, d], the words and their mask [rows, T]; each prompt is read once."""
         owner = torch.as_tensor(local, device=ids.device)
         words, mask = (x.to(ids.device) for x in pad(tokens, self.backbone.tokenizer.pad_token_id, left=False))
         cache = self.backbone.cache()
-        start = self.backbone.forward(ids, seen, cache, None)[:, -1:]  # [P, 1, d]: the state before the first word
-        states = start[owner]
+        states = self.backbone.forward(ids, seen, cache, None)[:, -1:][owner]  # before the first word
         if words.shape[1] > 1:
             cache.batch_select_indices(owner)
             so_far = torch.cat([seen[owner], torch.ones_like(mask[:, 1:])], 1)  # padding on the right is never read
-            states = torch.cat([states, self.backbone.forward(words[:, :-1], so_far, cache, None)], 1)  # [rows, T, d]
-        worth = (states * self.values[words]).sum(-1) / math.sqrt(states.shape[-1]) + self.bias[words]  # [rows, T]
-        return torch.where(mask, worth, 0.0).sum(1)
+            states = torch.cat([states, self.backbone.forward(words[:, :-1], so_far, cache, None)], 1)
+        return states, words, mask
 
     def _train(
         self, pairs: Sequence[Preference], recipe: Recipe, rng: np.random.Generator, progress: bool
     ) -> list[float]:
         """Minimise the mean of -log sigmoid(r(chosen) - r(rejected)); the loss of every step, nats a pair."""
-        data = _Rows(pairs, self)
-        steps = [batch for _ in range(recipe.epochs) for batch in data.batches(recipe.batch, rng)]
+        groups = by_prompt(pairs)
+        ids, seen = self.backbone.encode([group.prompt for group in groups])
+        tokens = [self._tokens(group.texts) for group in groups]
+        steps = [batch for _ in range(recipe.epochs) for batch in batches(groups, recipe.batch, rng)]
         body = list(self.backbone.model.base_model.requires_grad_().parameters())
-        groups = [{"params": body, "lr": recipe.learning_rate},
-                  {"params": [self.values, self.bias], "lr": recipe.word_learning_rate}]  # fmt: skip
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True)
+        parts = [{"params": body}, {"params": [self.values, self.bias]}]
+        optimizer = torch.optim.AdamW(parts, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True)
         rates = [recipe.learning_rate, recipe.word_learning_rate]
         losses = []
-        for step, (asked, rows, chosen, rejected) in enumerate(tqdm(steps, desc="reward model", disable=not progress)):
+        for step, batch in enumerate(tqdm(steps, desc="reward model", disable=not progress)):
             scale = min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * step / len(steps)))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * scale
-            rewards = self._rewards(*trim(data.ids[asked], data.seen[asked]), *rows)
-            loss = torch.nn.functional.softplus(rewards[rejected] - rewards[chosen]).mean()
+            asked = torch.as_tensor(batch.groups, device=ids.device)
+            said = [row for g in batch.groups for row in tokens[g]]
+            rewards = self._rewards(*trim(ids[asked], seen[asked]), batch.owner, said)
+            loss = torch.nn.functional.softplus(rewards[batch.rejected] - rewards[batch.chosen]).mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_([*body, self.values, self.bias], 1.0)
@@ -218,35 +228,6 @@ class RewardModel:
     def _freeze(self) -> None:
         self.backbone.model.requires_grad_(False)
         self.values, self.bias = self.values.detach(), self.bias.detach()
-
-
-Batch = tuple[torch.Tensor, tuple[NDArray[np.intp], list[list[int]]], torch.Tensor, torch.Tensor]
-
-
-class _Rows:
-    """The distinct responses of pairs, encoded once: a response that is in several pairs is read once a step."""
-
-    def __init__(self, pairs: Sequence[Preference], model: RewardModel):
-        self.groups = by_prompt(pairs)
-        self.ids, self.seen = model.backbone.encode([group.prompt for group in self.groups])
-        tokens = iter(model._tokens([text for group in self.groups for text in group.texts]))
-        self.tokens = [[next(tokens) for _ in group.texts] for group in self.groups]
-
-    def batches(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """Prompts in a random order, `size` responses at a time: prompts, their rows, rows chosen and rejected."""
-        held: list[int] = []
-        order = rng.permutation(len(self.groups)).tolist()
-        for p in order:
-            held.append(p)
-            if sum(len(self.tokens[q]) for q in held) < size and p != order[-1]:
-                continue
-            starts = np.cumsum([0, *(len(self.tokens[q]) for q in held)])
-            pairs = [s + np.array(self.groups[q].pairs) for q, s in zip(held, starts[:-1], strict=True)]
-            chosen, rejected = torch.as_tensor(np.concatenate(pairs), device=self.ids.device).T
-            local = np.repeat(np.arange(len(held)), np.diff(starts))
-            asked = torch.tensor(held, device=self.ids.device)
-            yield asked, (local, [row for q in held for row in self.tokens[q]]), chosen, rejected
-            held = []
 
 
 def first_blocks(policy: Policy, layers: int) -> Policy:
