@@ -9,7 +9,7 @@ from infalign_edu.classroom.exercise import Exercise
 
 SUBJECTS = (
     "start", "alignment", "procedures", "calibration", "transforms", "optimum", "toy_rl", "training", "evidence",
-    "hacking", "reference_samples", "real_model",
+    "reference_samples", "real_model",
 )  # fmt: skip
 
 
