@@ -65,7 +65,7 @@ def read(name: str) -> list[dict[str, str]]:
 def told(row: dict[str, str], about: str) -> str:
     """One effect in points, with its interval."""
     points = {name: 100 * float(row[name]) for name in ("difference", "low", "high", "theory")}
-    theory_points = "" if row["theory"] == "nan" else f"; theory {points['theory']:+.1f}"
+    theory_points = "" if row["theory"] in ("nan", "0.0000", "-0.0000") else f"; theory {points['theory']:+.1f}"
     return f"{about}: {points['difference']:+.1f} [{points['low']:+.1f}, {points['high']:+.1f}]{theory_points}"
 
 
