@@ -41,7 +41,7 @@ def test_a_policy_is_even_with_itself_and_a_seed_repeats():
     _, reference, space = world()
     decoder, prompts = Blockwise(Known(space), 1, 3), [str(i) for i in range(40)]
     even = inference_win_rate(reference, reference, decoder, Known(space), prompts, samples=20, seed=0)
-    assert abs(even.mean - 0.5) < 4 * even.stderr and (even.per_prompt != 0.5).any()  # the two sides are independent
+    assert abs(even.mean - 0.5) < 4 * even.stderr and even.stderr > 0.005  # the two sides are independent
     again = inference_win_rate(reference, reference, decoder, Known(space), prompts, samples=20, seed=0)
     other = inference_win_rate(reference, reference, decoder, Known(space), prompts, samples=20, seed=1)
     assert (again.per_prompt == even.per_prompt).all() and (other.per_prompt != even.per_prompt).any()
@@ -98,7 +98,7 @@ def test_the_cost_of_a_rank_procedure_is_that_of_its_draws():
     assert [len(text) for text in four.responses] == [max(map(len, row)) for row in texts]
     some = Ranked("best-of-poisson-1.0", length).draw(policy, ["w0"], 300, seed=0)
     assert some.scored.min() == 1 and abs(some.scored.mean() - 2) < 0.3  # 1 + Poisson(1) draws
-    assert (some.drawn >= some.scored).all()
+    assert (some.scored <= some.drawn).all() and (some.drawn <= policy.max_new_tokens * some.scored).all()
 
 
 def test_errors_name_the_field():

@@ -1,6 +1,8 @@
 """Decoders that look inside a response show the distribution that theory computes, on responses that can be counted."""
 
+from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -172,17 +174,65 @@ def test_what_has_ended_is_judged_by_the_reward_and_keeps_its_place():
     assert 0.2 < one_of_four <= np.mean([not text for text in tree.responses]) + 0.08
 
 
-def test_a_prefix_that_has_ended_fills_one_place_of_a_tree():
-    """Both prefixes of a tree may be the same text only if it was drawn twice, never because one was copied."""
-    seen = []
+def simulate(policy, prompt, width, draws, block, value, reward, runs):
+    """Tree search by the book, one prefix and one token at a time. Returns how often each text was shown."""
+    rng, start, cdf, shown = np.random.default_rng(0), policy.tokenizer(prompt)["input_ids"], {}, Counter()
 
-    def spy(prompts, texts):
-        seen.append(list(texts))
-        return np.array([10.0 if not text else float(len(text)) for text in texts])
+    def token(prefix):
+        if prefix not in cdf:
+            with torch.no_grad():
+                logits = policy.model(torch.tensor([[*start, *prefix]])).logits[0, -1]
+            cdf[prefix] = logits.double().softmax(-1).cumsum(-1).numpy()
+        return int(np.searchsorted(cdf[prefix], rng.random() * cdf[prefix][-1], side="right"))
 
-    TreeSearch(spy, width=2, draws=3, block=1).draw(tiny(seed=3), ["w4"] * 30, 1, seed=0)
-    sizes = {len(texts) % 3 for texts in seen[1:]}
-    assert sizes == {0} and 0 < len(seen[1]) <= 30 * 2 * 3
+    def ended(prefix):
+        return len(prefix) == policy.max_new_tokens or EOS in prefix
+
+    @cache
+    def text(prefix):
+        return policy.tokenizer.decode(prefix, skip_special_tokens=True).strip()
+
+    @cache
+    def worth(prefix):
+        return (reward if ended(prefix) else value)([prompt], [text(prefix)])[0]
+
+    def grown(prefix):
+        for _ in range(block):
+            prefix = prefix if ended(prefix) else (*prefix, token(prefix))
+        return prefix
+
+    for _ in range(runs):
+        beams = [()] * width
+        while not all(map(ended, beams)):
+            found = [grown(beam) for beam in beams for _ in range(1 if ended(beam) else draws)]
+            order = np.lexsort((rng.random(len(found)), [-worth(prefix) for prefix in found]))
+            beams = [found[i] for i in order[:width]]
+        shown[text(beams[0])] += 1
+    return shown
+
+
+@pytest.mark.parametrize(("width", "draws", "block"), [(2, 2, 1), (3, 2, 2), (1, 3, 1)])
+def test_with_responses_that_end_early_it_is_the_search_by_the_book(width, draws, block):
+    policy, runs = tiny(max_new_tokens=4), 1000
+
+    def value(prompts, texts):  # likes words
+        return np.array([float(len(text.split())) for text in texts])
+
+    def reward(prompts, texts):  # an early end is worth more than a beginning, and less than a long end
+        return np.array([5.0 + text.count("w1") if len(text.split()) > 2 else 2.5 for text in texts])
+
+    prompts = ["w4", "w0 w1 w2"]
+    decoder = TreeSearch(value, width, draws, block, reward)
+    draws_ = decoder.draw(policy, prompts, runs, seed=1)
+    for i, prompt in enumerate(prompts):
+        found = Counter(draws_.responses[i * runs : (i + 1) * runs])
+        book = simulate(policy, prompt, width, draws, block, value, reward, runs)
+        pairs = np.array([(found[t], book[t]) for t in found | book if found[t] + book[t] >= 10], dtype=float)
+        rest = runs - pairs.sum(0)
+        pairs = np.vstack([pairs, rest]) if rest.sum() >= 10 else pairs
+        freedom = len(pairs) - 1
+        statistic = ((pairs[:, 0] - pairs[:, 1]) ** 2 / pairs.sum(1)).sum()
+        assert freedom >= 5 and statistic < freedom + 4 * np.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize(
