@@ -95,6 +95,7 @@ def _row(
     wanted = -1 if pair.get("worse") else 1
     return {
         "claim": pair["claim"], "policy": _short(cell, pair), "baseline": _short(twin, pair), "kl": cell.kl,
+        "reward": cell.reward,
         "shown": shown, "judge": JUDGES[j], "difference": f"{mean:.4f}", "low": f"{low:.4f}", "high": f"{high:.4f}",
         "theory": f"{gap:.4f}", "share": f"{mean / gap:.3f}" if abs(gap) > 1e-3 else "nan", "seeds": len(found),
         "prompts": d.shape[1], "by_seed": " ".join(f"{x:.4f}" for x in d.mean(1)),
