@@ -19,11 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from infalign_edu.experiments import cells
-from infalign_edu.experiments.runner import commit, write
 from infalign_edu.lm.decoding import Blockwise, LearnedValue, Ranked, TreeSearch, judge_decoders
 from infalign_edu.lm.rewards import GoldReward
 from infalign_edu.rl import evaluation
+from infalign_edu.rl.experiments import cells
+from infalign_edu.rl.experiments.runner import commit, write
 
 ROOT = Path(__file__).parents[1]
 TRANSFORMS, KL = ("raw", "identity", "exp:10"), 0.6

@@ -26,12 +26,12 @@ from tqdm import tqdm
 import infalign_edu as ia
 from infalign_edu import atomic
 from infalign_edu.calibration import EmpiricalCalibrator
-from infalign_edu.experiments.runner import commit
 from infalign_edu.lm.models import load
 from infalign_edu.lm.rewards import score
 from infalign_edu.rl import ctrl, evaluation
 from infalign_edu.rl.config import CTRLConfig
 from infalign_edu.rl.data import Data, prepare
+from infalign_edu.rl.experiments.runner import commit
 from infalign_edu.rl.trainer import Trainer, stream
 
 OUT = Path(__file__).parents[1] / "data" / "runs" / "reach.csv"

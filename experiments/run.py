@@ -1,9 +1,9 @@
-"""The paper's experiments at classroom scale: see infalign_edu/experiments/runner.py.
+"""The paper's experiments at classroom scale: see infalign_edu/rl/experiments/runner.py.
 
     python experiments/run.py frontiers [--quick] [--jobs 2]
 """
 
-from infalign_edu.experiments.runner import main
+from infalign_edu.rl.experiments.runner import main
 
 if __name__ == "__main__":
     main()

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infalign_edu.experiments import cells, pairs
-from infalign_edu.experiments import runner as run
+from infalign_edu.rl.experiments import cells, pairs
+from infalign_edu.rl.experiments import runner as run
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path.stem for path in (ROOT / "infalign_edu" / "experiments").glob("*.toml"))
+CONFIGS = sorted(path.stem for path in (ROOT / "infalign_edu" / "rl" / "experiments").glob("*.toml"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -102,7 +102,7 @@ def test_a_sweep_runs_stops_and_goes_on(tmp_path):
     shutil.copytree(ROOT / "infalign_edu", tree / "infalign_edu")
     (tree / "data").mkdir()
     (tree / "data" / "embedded").symlink_to(ROOT / "data" / "embedded")
-    (tree / "infalign_edu" / "experiments" / "small.toml").write_text("""
+    (tree / "infalign_edu" / "rl" / "experiments" / "small.toml").write_text("""
 seeds = [0]
 kl = 0.05
 procedures = ["standard", "best-of-2"]
@@ -118,7 +118,7 @@ cells = [
 ]
 pairs = []
 """)
-    command = [sys.executable, "-m", "infalign_edu.experiments.runner", "small"]
+    command = [sys.executable, "-m", "infalign_edu.rl.experiments.runner", "small"]
     subprocess.run(command, cwd=tree, check=True, capture_output=True, timeout=600)
     first = (tree / "data" / "runs" / "small.csv").read_text()
     table = list(csv.DictReader(first.splitlines()))
@@ -134,4 +134,4 @@ pairs = []
 def test_a_wrong_name_is_told_what_there_is(monkeypatch):
     with pytest.raises(SystemExit, match="experiment must be one of algorithms, .*frontiers"):
         run.load("frontier", False)
-    assert tomllib.loads((ROOT / "infalign_edu" / "experiments" / "frontiers.toml").read_text())["seeds"] == [0, 1, 2, 3, 4]
+    assert tomllib.loads((ROOT / "infalign_edu" / "rl" / "experiments" / "frontiers.toml").read_text())["seeds"] == [0, 1, 2, 3, 4]

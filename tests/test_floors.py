@@ -1,4 +1,4 @@
-"""Imports point down only: method and theory -> lm -> rl -> experiments -> classroom -> command line."""
+"""Imports point down only: method and theory -> lm -> rl -> classroom -> command line."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "infalign_edu"
-FLOORS = ("lm", "rl", "experiments", "classroom")
+FLOORS = ("lm", "rl", "classroom")
 TOP = {"cli.py", "__main__.py", "__init__.py"}
 
 

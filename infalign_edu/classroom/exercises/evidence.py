@@ -1,7 +1,7 @@
 """Exercises of `09_frontiers_and_baselines` about reading evidence: noise of prompts and of training, share of a gain.
 
 Those about other algorithms are in `baselines`. Left out: degrees of freedom, which the notebook takes from
-`infalign_edu.experiments.pairs`.
+`infalign_edu.rl.experiments.pairs`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from infalign_edu.experiments.cells import JUDGES, Cell
+from infalign_edu.rl.experiments.cells import JUDGES, Cell
 
 SEEDS_FOR_A_CLAIM = 5
 

@@ -28,11 +28,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from infalign_edu import atomic
-from infalign_edu.experiments.cells import JUDGES, Cell, Found, Setting, run
-from infalign_edu.experiments.pairs import comparisons
+from infalign_edu.rl.experiments.cells import JUDGES, Cell, Found, Setting, run
+from infalign_edu.rl.experiments.pairs import comparisons
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 
 
 def load(name: str, quick: bool) -> dict[str, Any]:
@@ -163,13 +163,13 @@ def main() -> None:
     out = ROOT / "runs" / "quick" if asked.quick else ROOT / "data" / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     about = {"command": f"python experiments/run.py {asked.name}" + " --quick" * asked.quick, "commit": commit()}
-    todo = [group for group in groups(cells(config)) if any(stored(folder, cell) is None for cell in group)]
-    todo = [group for group in todo if not asked.seeds or group[0].seed in asked.seeds]
+    waiting = [group for group in groups(cells(config)) if any(stored(folder, cell) is None for cell in group)]
+    waiting = [group for group in waiting if not asked.seeds or group[0].seed in asked.seeds]
     shared = setting(config)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(asked.jobs, spawn) as pool, tqdm(total=len(todo), desc=asked.name) as bar:
+    with ProcessPoolExecutor(asked.jobs, spawn) as pool, tqdm(total=len(waiting), desc=asked.name) as bar:
         try:
-            for future in as_completed([pool.submit(run, group, shared) for group in todo]):
+            for future in as_completed([pool.submit(run, group, shared) for group in waiting]):
                 for found in future.result():
                     store(folder, found, about)
                 summarise(config, folder, out, asked.name)
