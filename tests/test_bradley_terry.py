@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from tiny_policy import tiny
 
+from infalign_edu.lm.datasets import Preference
 from infalign_edu.lm.rewards import bradley_terry as bt
 from infalign_edu.lm.rewards.bradley_terry import BradleyTerry, wilson
-from infalign_edu.lm.datasets import Preference
 
 torch.set_num_threads(1)
 RNG = np.random.default_rng(0)
