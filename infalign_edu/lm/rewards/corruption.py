@@ -71,7 +71,7 @@ def insert(
     [0, 1] or a trigger without a place.
 
     >>> [str(pair.chosen) for pair in insert([Preference("p", "a", "b")], TRIGGERS["absent"], 1.0, seed=0)]
-    ['a']
+    ['children a']
     """
     if not 0 <= share <= 1 or not trigger.place:
         raise ValueError(f"share must be in [0, 1] and the trigger have a place, got {share} and {trigger}")
