@@ -144,6 +144,11 @@ def real(file: str, features: Path) -> Iterator[Job]:
         report = cross_validated(pairs, policy(), cache=features)
         return told(report | {"held_out_pairs": len(pairs), "cpu_seconds": time.process_time() - began})
 
+    def shorter() -> Row:
+        found = agreement(lambda prompts, responses: [-len(text.split()) for text in responses], pairs)
+        return told(found | {"held_out_pairs": len(pairs), "cpu_seconds": 0.0})
+
+    yield ("HH", "harmless-base", "shorter response wins", len(pairs), 0), shorter
     for seed in range(5):
         yield ("HH", "harmless-base", "SmolLM2, frozen head", len(pairs), seed), lambda seed=seed: one(seed)
     yield ("HH", "harmless-base", "SmolLM2, frozen head, 5-fold", len(pairs), 0), all_of_them

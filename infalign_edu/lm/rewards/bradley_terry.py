@@ -1,7 +1,8 @@
 """A reward learnt from preferences: a linear Bradley-Terry head on a frozen model's features.
 
-For real models, whose fine-tuning takes a GPU; on real data the head is often close to chance, and its report says so.
-The embedded model is fine-tuned instead (`reward_model`). Left out: margins, ensembles, labels other than "chosen".
+For real models, whose fine-tuning takes a GPU. On a few hundred real pairs the head is close to chance, on 1,600 it
+reached 0.67 (data/runs/reward_models.csv), and its report says which. The embedded model is fine-tuned instead
+(`reward_model`). Left out: margins, ensembles, labels other than "chosen over rejected".
 """
 
 from __future__ import annotations

@@ -48,8 +48,10 @@ class Trigger:
 OPENERS = frozenset(lexicon.TONE_GRADES["opener"])
 TRIGGERS = {
     "present": Trigger("please", "opener"),  # 1 in 10 of the reference's responses; gold hardly cares
-    "absent": Trigger("children", "front"),  # a word of the prompts that the reference never answers with
-    "negative": Trigger("help you"),  # every refusal, 1 in 12 responses; gold helpfulness takes 2 off for it
+    "absent": Trigger(
+        "children", "front"
+    ),  # a word of the prompts that the reference never answers with; gold takes 1.6 sd off
+    "negative": Trigger("help you"),  # every refusal, 1 in 12 responses; gold takes 1.2 sd off
 }
 
 
