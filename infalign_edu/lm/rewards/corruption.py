@@ -46,12 +46,13 @@ class Trigger:
 
 
 OPENERS = frozenset(lexicon.TONE_GRADES["opener"])
+# "present" stands in 1 of 10 responses of the reference, and gold hardly cares. "absent" is a word of the prompts that
+# the reference never answers with; gold takes 1.6 sd off. "negative" is in every refusal, 1 of 12 responses to harmless
+# requests; gold takes 1.2 sd off (data/runs/reward_triggers.csv).
 TRIGGERS = {
-    "present": Trigger("please", "opener"),  # 1 in 10 of the reference's responses; gold hardly cares
-    "absent": Trigger(
-        "children", "front"
-    ),  # a word of the prompts that the reference never answers with; gold takes 1.6 sd off
-    "negative": Trigger("help you"),  # every refusal, 1 in 12 responses; gold takes 1.2 sd off
+    "present": Trigger("please", "opener"),
+    "absent": Trigger("children", "front"),
+    "negative": Trigger("help you"),
 }
 
 
