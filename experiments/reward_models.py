@@ -130,7 +130,7 @@ def world(quick: bool) -> Iterator[Job]:
 
 
 def real(file: str, features: Path) -> Iterator[Job]:
-    """The frozen head on SmolLM2: five splits of the pairs, and all or some of them, each judged once by cross-validation."""
+    """The frozen head on SmolLM2: five splits, and some or all of the pairs, each judged once by cross-validation."""
     pairs = load_preferences(file)
     policy = cache(lambda: load("smollm2"))
 

@@ -8,8 +8,8 @@ from functools import cache
 from infalign_edu.classroom.exercise import Exercise
 
 SUBJECTS = (
-    "start", "alignment", "procedures", "calibration", "transforms", "optimum", "toy_rl", "training", "evidence",
-    "reference_samples", "real_model",
+    "start", "alignment", "procedures", "calibration", "transforms", "optimum", "toy_rl", "rewards", "training",
+    "evidence", "reference_samples", "real_model",
 )  # fmt: skip
 
 
