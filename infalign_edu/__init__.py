@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         procedure,
     )
     from infalign_edu.transforms import Exponential, Identity, Log, Power, Tabulated, standardize, transform
-    from infalign_edu.winrate import PromptMean, win_rate
+    from infalign_edu.winrate import PromptMean, judged_win_rate, win_rate
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _HOME = {
         "procedure",
     ),
     "transforms": ("Exponential", "Identity", "Log", "Power", "Tabulated", "standardize", "transform"),
-    "winrate": ("PromptMean", "win_rate"),
+    "winrate": ("PromptMean", "judged_win_rate", "win_rate"),
     "rl.ctrl": ("align",),
     "rl.config": ("CTRLConfig",),
 }
@@ -66,6 +66,7 @@ __all__ = [
     "Tabulated",
     "TopM",
     "WorstOfN",
+    "judged_win_rate",
     "procedure",
     "shipped",
     "standardize",

@@ -99,6 +99,54 @@ def win_rate(
     return PromptMean((0.5 * (v[below] + v[below + equal])) @ w)
 
 
+def judged_win_rate(
+    policy_rewards: ArrayLike,
+    policy_judged: ArrayLike,
+    reference_rewards: ArrayLike,
+    reference_judged: ArrayLike,
+    procedure: Procedure | str = "standard",
+) -> PromptMean:
+    """Win rate where one reward picks the response that is shown, and another one judges it.
+
+    W_x = sum_ij w_i v_j ([g_i > h_j] + 1/2 [g_i = h_j]), where w_i is the chance that the procedure, ranking by the
+    policy's rewards, shows response i, v_j the same for the reference, and g, h are what the judge says of them.
+    Responses of equal reward share their chances equally. With one reward in both roles it is `win_rate`. Derived:
+    tests/test_winrate.py holds it against every subset.
+
+    Shape: policy_* [prompts, M], reference_* [prompts, M'] -> per_prompt [prompts], probabilities.
+    Raises: ValueError when tables that belong together differ in shape, and where `win_rate` does.
+
+    >>> judged_win_rate([[1.0, 3.0]], [[9.0, 5.0]], [[2.0, 0.0]], [[6.0, 6.0]], "best-of-2").per_prompt
+    array([0.])
+    """
+    shown = named_procedure(procedure)
+    sides = []
+    for name, rewards, judged in (
+        ("policy", policy_rewards, policy_judged),
+        ("reference", reference_rewards, reference_judged),
+    ):
+        table, judge = finite_table(f"{name}_rewards", rewards), finite_table(f"{name}_judged", judged)
+        if table.shape != judge.shape:
+            raise ValueError(f"{name}_judged must have the shape of {name}_rewards, {table.shape}, got {judge.shape}")
+        sides.append((_chances(table, _weights(f"{name}_rewards", shown, table.shape[1])), judge))
+    (w, g), (v, h) = sides
+    if len(w) != len(v):
+        raise ValueError(f"the two tables must have the same prompts, got {len(w)} and {len(v)} rows")
+    order = np.argsort(h, axis=1)
+    below = np.pad(np.take_along_axis(v, order, 1).cumsum(1), ((0, 0), (1, 0)))
+    reference = EmpiricalCalibrator(h)
+    beaten, equal = reference.counts(g)
+    won = 0.5 * (np.take_along_axis(below, beaten, 1) + np.take_along_axis(below, beaten + equal, 1))
+    return PromptMean((won * w).sum(1))
+
+
+def _chances(rewards: Array, weights: Array) -> Array:
+    """Chance that each response is the one shown, weights [M] going by rank; equal rewards share. Shape: [P, M]."""
+    edges = np.concatenate([[0.0], np.cumsum(weights)])
+    below, equal = EmpiricalCalibrator(rewards).counts(rewards)
+    return (edges[below + equal] - edges[below]) / equal
+
+
 def _weights(name: str, procedure: Procedure, samples: int) -> Array:
     if procedure.max_n is not None and samples < procedure.max_n:
         raise ValueError(f"{name} must hold at least {procedure.max_n} samples a prompt for {procedure}, got {samples}")

@@ -122,9 +122,39 @@ def test_intervals_cover():
     assert 0.92 < hits / 400 < 0.98
 
 
+def shown_chances(rewards, procedure):
+    """How often each response is shown: every subset in every order of responses whose rewards are equal."""
+    p = ia.procedure(procedure)
+    parts = zip(p.weights, p.procedures, strict=True) if isinstance(p, ia.Mixture) else [(1.0, p)]
+    chances, orders = np.zeros(len(rewards)), list(itertools.permutations(range(len(rewards))))
+    for (weight, part), order in itertools.product(parts, orders):
+        subsets = list(itertools.combinations(range(len(rewards)), part.max_n))
+        for subset in subsets:
+            best_first = sorted(subset, key=lambda i: (rewards[i], order[i]), reverse=True)
+            for k, chance in enumerate(part.rank_probabilities):
+                chances[best_first[k]] += weight * chance / len(subsets) / len(orders)
+    return chances
+
+
+@settings(max_examples=30)
+@given(*[arrays(float, (1, 4), elements=tied)] * 4, st.sampled_from(PROCEDURES))
+def test_picked_by_one_reward_and_judged_by_another_against_every_subset(r, g, s, h, procedure):
+    w, v = shown_chances(r[0], procedure), shown_chances(s[0], procedure)
+    won = (g[0][:, None] > h[0]) + 0.5 * (g[0][:, None] == h[0])
+    assert ia.judged_win_rate(r, g, s, h, procedure).mean == pytest.approx(w @ won @ v, abs=1e-12)
+
+
+@given(arrays(float, (3, 6), elements=tied), arrays(float, (3, 5), elements=tied), st.sampled_from(PROCEDURES))
+def test_one_reward_in_both_roles_is_the_win_rate(a, b, procedure):
+    expected = ia.win_rate(a, b, procedure).per_prompt
+    assert ia.judged_win_rate(a, a, b, b, procedure).per_prompt == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: ia.judged_win_rate([[1.0]], [[1.0, 2.0]], [[1.0]], [[1.0]]), r"policy_judged must have the shape of"),
+        (lambda: ia.judged_win_rate([[1.0]], [[1.0]], [[1.0]] * 2, [[1.0]] * 2), "same prompts, got 1 and 2 rows"),
         (lambda: ia.win_rate([[1.0] * 3], [[1.0] * 4], "best-of-4"), "policy_rewards must hold at least 4 samples"),
         (lambda: ia.win_rate([[1.0] * 4], [[1.0] * 3], "worst-of-4"), "reference_rewards must hold at least 4 samples"),
         (lambda: ia.win_rate([[1.0]], [[1.0]], "best-of-poisson-2"), "must have a largest number of draws"),

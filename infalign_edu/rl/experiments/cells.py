@@ -91,7 +91,7 @@ class Found:
     cpu_seconds: float
 
 
-JUDGES = ("reward", "gold")
+JUDGES = ("reward", "gold", "gold of pick")  # the last: the reward picks among the draws, gold judges what it shows
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,8 +262,9 @@ def judged(policy: Any, shared: Lab, setting: Setting) -> tuple[float, np.ndarra
         setting.evaluation_samples,
         shared.config.seed,
     )
-    pairs = (samples.rewards, shared.base.rewards), (gold(setting, samples), shared.base_gold)
-    rates = [[ia.win_rate(a, b, shown).per_prompt for shown in setting.procedures] for a, b in pairs]
+    a, b, g, h = samples.rewards, shared.base.rewards, gold(setting, samples), shared.base_gold
+    sides = (a, a, b, b), (g, g, h, h), (a, g, b, h)  # in the order of JUDGES
+    rates = [[ia.judged_win_rate(*side, shown).per_prompt for shown in setting.procedures] for side in sides]
     return samples.kl.mean, np.array(rates), trigger_share(str(shared.config.reward), samples.responses)
 
 

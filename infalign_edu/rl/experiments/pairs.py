@@ -76,7 +76,7 @@ def comparisons(
                 seen.setdefault(rest, []).append((cell, twin))
         for found in seen.values():
             table += [_row(pair, found, done, i, procedures[i], j) for i in map(procedures.index, pair["shown"])
-                      for j in range(len(JUDGES))]  # fmt: skip
+                      for j in range(min(len(done[one]["rates"]) for pair in found for one in pair))]  # fmt: skip
     return table
 
 

@@ -99,7 +99,7 @@ def stored(folder: Path, cell: Cell) -> dict[str, Any] | None:
 def rows(cell: Cell, found: dict[str, Any], procedures: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The CSV rows of one cell: one for each procedure and judge."""
     about = {name: found[name] for name in ("matched", "beta", "steps", "said", "cpu_seconds", "commit", "command")}
-    for (j, judge), (i, shown) in itertools.product(enumerate(JUDGES), enumerate(procedures)):
+    for (j, judge), (i, shown) in itertools.product(enumerate(JUDGES[: len(found["rates"])]), enumerate(procedures)):
         per_prompt = found["rates"][j, i]
         yield {
             **{f"target_{k}" if k == "kl" else k: v for k, v in asdict(cell).items() if k not in ("steps",)},
