@@ -263,8 +263,10 @@ def judged(policy: Any, shared: Lab, setting: Setting) -> tuple[float, np.ndarra
         shared.config.seed,
     )
     a, b, g, h = samples.rewards, shared.base.rewards, gold(setting, samples), shared.base_gold
-    sides = (a, a, b, b), (g, g, h, h), (a, g, b, h)  # in the order of JUDGES
-    rates = [[ia.judged_win_rate(*side, shown).per_prompt for shown in setting.procedures] for side in sides]
+    rates = [
+        [ia.judged_win_rate(picks, judge, base, base_judge, shown).per_prompt for shown in setting.procedures]
+        for picks, judge, base, base_judge in ((a, a, b, b), (g, g, h, h), (a, g, b, h))  # in the order of JUDGES
+    ]
     return samples.kl.mean, np.array(rates), trigger_share(str(shared.config.reward), samples.responses)
 
 
