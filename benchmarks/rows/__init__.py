@@ -1,0 +1,1 @@
+"""What each row of the benchmark table measures, by theme."""
