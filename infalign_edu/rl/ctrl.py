@@ -37,6 +37,7 @@ from infalign_edu.rl.trainer import Score, Scores, Trainer, stream
 from infalign_edu.transforms import Standardized, Transform, standardize
 from infalign_edu.transforms import transform as named_transform
 
+APPROACHES = 5  # how often a trained policy is led on towards a KL before it counts as not led there
 CALIBRATION, ADAPTERS = 4, 5  # streams of randomness; the trainer uses 0 and 1, the evaluation 2 and 3
 
 
@@ -232,7 +233,7 @@ def approach(
     there = beta_for_kl(beyond)
     scaled = trainer.beta * there / beta_for_kl(max(final_kl, 1e-6))
     trainer.beta = max(there, scaled) if kl < final_kl else min(there, scaled)  # a short run is far from its own beta
-    for _ in range(3):
+    for _ in range(APPROACHES):
         for _ in range(max(4, -(-trainer.steps // 12))):
             trainer.advance()
         yield trainer.step, trainer.policy
