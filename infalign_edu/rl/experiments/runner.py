@@ -17,10 +17,9 @@ import itertools
 import multiprocessing
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,47 +27,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from infalign_edu import atomic
-from infalign_edu.rl.experiments.cells import JUDGES, Cell, Found, Setting, run
+from infalign_edu.rl.experiments.cells import run
+from infalign_edu.rl.experiments.design import JUDGES, Cell, Found, cells, groups, load, setting
 from infalign_edu.rl.experiments.pairs import comparisons
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
-
-
-def load(name: str, quick: bool) -> dict[str, Any]:
-    """The config of an experiment, in its small form if asked. Raises: SystemExit for a name without one."""
-    file = HERE / f"{name}.toml"
-    if not file.exists():
-        names = ", ".join(sorted(path.stem for path in HERE.glob("*.toml")))
-        raise SystemExit(f"experiment must be one of {names}, got {name!r}")
-    config = tomllib.loads(file.read_text(encoding="utf-8"))
-    return config | config["quick"] if quick else config
-
-
-def cells(config: dict[str, Any]) -> list[Cell]:
-    """Every cell of a config, each once: a [[cells]] table is a grid over its fields that are lists, the seed first."""
-    found: dict[Cell, None] = {}
-    for grid in config["cells"]:
-        grid = {"seed": config["seeds"], "kl": config["kl"]} | grid
-        values = [value if isinstance(value, list) else [value] for value in grid.values()]
-        for choice in itertools.product(*values):
-            found[Cell(**dict(zip(grid, choice, strict=True)))] = None
-    return sorted(found, key=lambda cell: cell.seed)
-
-
-def groups(found: Sequence[Cell]) -> list[tuple[Cell, ...]]:
-    """Cells that differ in their KL alone, together: they are trained one after the other."""
-    together: dict[Cell, list[Cell]] = {}
-    for cell in found:
-        together.setdefault(replace(cell, kl=0.0), []).append(cell)
-    return [tuple(group) for group in together.values()]
-
-
-def setting(config: dict[str, Any]) -> Setting:
-    """What the cells of a config share."""
-    named = {field.name for field in fields(Setting)}
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in named}
-    return Setting(**given)
+ROOT = Path(__file__).parents[3]
 
 
 def commit() -> str:
