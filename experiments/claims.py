@@ -8,19 +8,18 @@ NAME_pairs.csv, its verdict from there too: confirmed needs five seeds and an in
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
 import infalign_edu as ia
 from infalign_edu import atomic, plots, theory
+from infalign_edu.rl.experiments.results import Row, corruption, mean_over_seeds, pick, read
+from infalign_edu.rl.experiments.verdicts import points, told
 
 ROOT = Path(__file__).parents[1]
-RUNS = ROOT / "data" / "runs"
 KLS = ("0.4", "0.8")
 SHOWN = "best-of-4"
 #       claim in README, whose it is, the table, its claim there, procedure
@@ -56,43 +55,32 @@ EXACT = [
 ]  # fmt: skip
 
 
-def read(name: str) -> list[dict[str, str]]:
-    """The rows of a table in data/runs, none where it has not been made."""
-    file = RUNS / f"{name}.csv"
-    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) if file.exists() else []
-
-
-def told(row: dict[str, str], about: str) -> str:
-    """One effect in points, with its interval."""
-    points = {name: 100 * float(row[name]) for name in ("difference", "low", "high", "theory")}
-    theory_points = "" if row["theory"] in ("nan", "0.0000", "-0.0000") else f"; theory {points['theory']:+.1f}"
-    return f"{about}: {points['difference']:+.1f} [{points['low']:+.1f}, {points['high']:+.1f}]{theory_points}"
+def effect(row: Row, table: str) -> str:
+    """One effect in points, with its interval, and what theory expects where it expects anything."""
+    done = corruption(row["reward"])
+    about = f", {done if done == 'clean' else 'trigger ' + done.replace(' ', ' at ')}" if table == "hacking" else ""
+    expected = "" if row["theory"] in ("nan", "0.0000", "-0.0000") else f"; theory {points(row['theory'], '+.1f')}"
+    return f"KL {row['kl']}{about}: {told(row, '+.1f')}{expected}"
 
 
 def measured() -> Iterator[tuple[str, str, str, str]]:
     """The rows of claims that were trained for."""
     for claim, whose, table, key, shown in CLAIMS:
         judge, other = ("gold", "reward") if table == "hacking" else ("reward", "gold")
-        every = [row for row in read(f"{table}_pairs") if (row["claim"], row["shown"]) == (key, shown)]
-        rows, beside = ([row for row in every if row["judge"] == name] for name in (judge, other))
+        every = pick(read(f"{table}_pairs"), claim=key, shown=shown)
+        rows, beside = pick(every, judge=judge), pick(every, judge=other)
         if not rows:
             continue
-        effects = [told(row, f"KL {row['kl']}" + (f", {trigger(row)}" if table == "hacking" else "")) for row in rows]
+        effects = [effect(row, table) for row in rows]
         seeds = sorted({int(row["seeds"]) for row in rows})
         number = f"{seeds[0]} seed" + "s" * (seeds[0] > 1)
         verdicts, besides = (" / ".join(dict.fromkeys(row["verdict"] for row in part)) for part in (rows, beside))
         yield claim, whose, f"points: {'; '.join(effects)} ({number}; by {other}: {besides})", verdicts
 
 
-def trigger(row: dict[str, str]) -> str:
-    """What was done to the preferences of a row of the hacking table."""
-    _, _, options = row["reward"].partition("trigger=")
-    return f"trigger {options.replace(':strength=', ' at ')}" if options else "clean"
-
-
 def lifts() -> tuple[str, str, str, str] | None:
     """How close training comes to the theoretical curve, over seeds."""
-    rows = [row for row in read("frontiers") if (row["shown"], row["judge"], row["control"]) == (SHOWN, "reward", "")]
+    rows = pick(read("frontiers"), shown=SHOWN, judge="reward", control="")
     shares: dict[str, list[float]] = {}
     for row in rows:
         if row["transform"] in ("identity", "exp:10", "optimal"):
@@ -113,10 +101,10 @@ def claims() -> str:
 
 def figure() -> Any:
     """Theory as curves, trained policies as points: means over seeds with their 95 % intervals."""
-    rows = [row for row in read("frontiers") if (row["shown"], row["judge"], row["control"]) == (SHOWN, "reward", "")]
+    rows = pick(read("frontiers"), shown=SHOWN, judge="reward", control="")
     budget = np.linspace(0.01, 1.0, 40)
     curves: dict[str, Any] = {}
-    points: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for name in ("identity", "exp:10"):
         phi = ia.transform(name)
         curve = theory.frontier(phi, SHOWN, [theory.beta_for_kl(phi, kl) for kl in budget])
@@ -124,13 +112,13 @@ def figure() -> Any:
     best = theory.optimal_frontier(SHOWN, [theory.optimal_beta_for_kl(SHOWN, kl) for kl in budget])
     curves["optimal"] = (best.kl, best.win_rate)
     for name in curves:
-        found = [[float(r["win_rate"]) for r in rows if (r["transform"], r["target_kl"]) == (name, kl)] for kl in KLS]
-        if min(map(len, found)) > 1:
-            halves = [t.ppf(0.975, len(f) - 1) * np.std(f, ddof=1) / len(f) ** 0.5 for f in found]
-            points[name] = [float(kl) for kl in KLS], [float(np.mean(f)) for f in found], halves
-    words = "; ".join(f"{n} {p[1][0]:.3f} at KL {KLS[0]} and {p[1][1]:.3f} at KL {KLS[1]}" for n, p in points.items())
+        found = [pick(rows, transform=name, target_kl=kl) for kl in KLS]
+        if all(found):
+            means, halves = zip(*map(mean_over_seeds, found), strict=True)
+            measured[name] = [float(kl) for kl in KLS], means, halves
+    words = "; ".join(f"{n} {p[1][0]:.3f} at KL {KLS[0]} and {p[1][1]:.3f} at KL {KLS[1]}" for n, p in measured.items())
     alt = f"Win rate under best-of-4 against KL: theory as curves, means over five training seeds as points, {words}."
-    return plots.lines(curves, x=plots.KL, y="win rate under best-of-4", points=points, alt=alt)
+    return plots.lines(curves, x=plots.KL, y="win rate under best-of-4", points=measured, alt=alt)
 
 
 def replace_block(text: str, name: str, content: str) -> str:

@@ -122,7 +122,7 @@ pairs = []
     subprocess.run(command, cwd=tree, check=True, capture_output=True, timeout=600)
     first = (tree / "data" / "runs" / "small.csv").read_text()
     table = list(csv.DictReader(first.splitlines()))
-    assert len(table) == 9 * 2 * 2 and {row["command"] for row in table} == {"python experiments/run.py small"}
+    assert len(table) == 9 * 2 * 3 and {row["command"] for row in table} == {"python experiments/run.py small"}
     assert all(0 <= float(row["win_rate"]) <= 1 and float(row["cpu_seconds"]) > 0 for row in table)
     gone = next((tree / "runs" / "experiments" / "small").glob("raw*.npz"))
     gone.unlink()

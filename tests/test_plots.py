@@ -71,3 +71,24 @@ def test_html_image_escapes_and_needs_no_other_file():
 def test_same_figure_same_bytes():
     one, two = (plots.png(plots.lines({"a": ([0, 1], [1, 2])}, x="x", y="y", alt="a")) for _ in range(2))
     assert one == two
+
+
+def test_a_forest_puts_series_of_a_line_apart_and_panels_on_one_scale():
+    panels = {"one": {"KL 0.4": ([0, 1], [2, -3], [1, -5], [4, -1], [3, -4]), "KL 0.8": ([1], [5], [4], [6], [7])},
+              "two": {"KL 0.8": ([0], [1], [0], [2], [1])}}  # fmt: skip
+    fig = plots.forest(panels, ["a over b", "c over d"], x="points", alt="a")
+    one, two = fig.axes
+    early, late = one.containers
+    assert early[0].get_ydata().tolist() == pytest.approx([0.16, -0.84]) and late[0].get_ydata().tolist() == pytest.approx([-1.16])
+    assert [s[:, 0].tolist() for s in early[2][0].get_segments()] == [[1, 4], [-5, -1]]
+    crosses = [line for line in one.lines if line.get_marker() == "x"]
+    assert [line.get_xdata().tolist() for line in crosses] == [[3, -4], [7]] and crosses[0].get_ydata().tolist() == early[0].get_ydata().tolist()
+    assert one.get_xlim() == two.get_xlim() and [t.get_text() for t in one.get_yticklabels()] == ["a over b", "c over d"]
+    assert [t.get_text() for t in two.get_yticklabels()] == ["", ""] and two.containers[0][0].get_color() == late[0].get_color()  # a series looks the same in all panels
+    assert sorted(text.get_text() for text in one.get_legend().get_texts()) == ["KL 0.4", "KL 0.8", "theory"]
+    assert [text.get_text() for text in two.get_legend().get_texts()] == ["theory", "KL 0.8"]
+
+
+def test_a_forest_without_a_name_for_a_line_is_refused():
+    with pytest.raises(ValueError, match="lines must name line 2 of 'KL 0.4' too, got 2 names"):
+        plots.forest({"one": {"KL 0.4": ([0, 2], [0, 0], [0, 0], [0, 0])}}, ["a", "b"], x="points", alt="a")

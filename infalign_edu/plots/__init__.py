@@ -28,6 +28,7 @@ __all__ = [
     "alt_text",
     "density",
     "figure",
+    "forest",
     "html_image",
     "lines",
     "looks",
@@ -100,6 +101,42 @@ def lines(
     ax.set(xlabel=x, ylabel=y, title=title)
     if ax.get_legend_handles_labels()[1]:
         ax.legend(**LEGEND)
+    return with_alt(fig, alt)
+
+
+def forest(
+    panels: Mapping[str, Mapping[str, Sequence[ArrayLike]]], lines: Sequence[str], *, x: str, alt: str
+) -> Figure:
+    """Differences with their intervals: panels side by side, lines named at the left, series of a line one by one.
+
+    Shape: panels title -> series -> (line [m], difference [m], low [m], high [m]), or with a fifth array, what theory
+    expects, drawn as crosses; lines count from 0, the top one. Raises: ValueError for a line without a name.
+
+    >>> fig = forest({"by gold": {"KL 0.4": ([0], [2.0], [1.0], [3.0])}}, ["a over b"], x="points", alt="One bar.")
+    >>> fig.axes[0].get_yticklabels()[0].get_text()
+    'a over b'
+    """
+    fig, axes = figure(len(panels), width=5.4, height=1.2 + 0.34 * len(lines))
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    look_of, apart = looks(names), min(0.32, 0.8 / max(1, len(names)))
+    for (title, panel), ax in zip(panels.items(), axes, strict=True):
+        for name, given in panel.items():
+            place, middle, low, high, *expected = (np.asarray(values, dtype=float) for values in given)
+            if np.any((place < 0) | (place >= len(lines))):
+                raise ValueError(f"lines must name line {place.max():g} of {name!r} too, got {len(lines)} names")
+            y, look = -place - apart * (names.index(name) - (len(names) - 1) / 2), look_of[name]
+            point = {"fmt": look["marker"], "color": look["color"], "capsize": 2, "markersize": 4}
+            ax.errorbar(middle, y, xerr=[middle - low, high - middle], label=name, **point)
+            for values in expected:
+                label = "theory" if name == next(iter(panel)) else None
+                ax.plot(values, y, "x", color=PALETTE[6], markersize=5, label=label)
+        ax.axvline(0, color=PALETTE[6], linewidth=0.8)
+        ax.set_yticks([-i for i in range(len(lines))], lines if ax is axes[0] else [""] * len(lines), fontsize=7)
+        ax.set(xlabel=x, title=title, ylim=(0.4 - len(lines), 0.6))
+        ax.legend(fontsize=8)
+    limits = np.array([ax.get_xlim() for ax in axes])
+    for ax in axes:  # one scale for all panels: they are there to be compared
+        ax.set_xlim(limits.min(), limits.max())
     return with_alt(fig, alt)
 
 

@@ -6,5 +6,7 @@
     cells.py    one policy, trained to a KL
     judging.py  its win rates under many procedures, by three judges
     pairs.py    paired differences with intervals over prompts and seeds
+    results.py  the tables read again: rows, and means over seeds
+    verdicts.py the differences in words and in forests
     *.toml      frontiers, samples, mismatch, algorithms, hacking
 """
