@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from infalign_edu import atomic
@@ -151,3 +152,24 @@ def unbiased_power(below: ArrayLike, K: int, m: int) -> Array:
         raise ValueError(f"below must hold integers in [0, {K}], got values from {k.min():g} to {k.max():g}")
     i = np.arange(m)
     return np.asarray(np.prod(np.clip(k[..., None] - i, 0, None) / (K - i), axis=-1))
+
+
+def reward_kl(calibrated: ArrayLike, bins: int = 50) -> float:
+    """KL(pi || pi_ref) that the reward can see: of the calibrated rewards of pi's samples to the uniform law, in nats.
+
+    The chain rule splits KL(pi || pi_ref) into this and a rest: differences between responses of equal reward, which
+    move no win rate. Derived: at pi_ref e^{Phi/beta} the rest is 0. Estimated from counts in equal bins of [0, 1],
+    less (bins - 1) / 2n, what chance adds to n samples of a uniform law (Miller 1955).
+
+    Shape: calibrated [...], at least one value for each bin. Raises: ValueError outside [0, 1] or for fewer values.
+
+    >>> round(reward_kl(np.linspace(0.5, 1, 100_001)), 3)   # half of the ranks: log 2
+    0.693
+    """
+    u, bins = np.asarray(calibrated, dtype=float).ravel(), count("bins", bins)
+    if u.size < bins:
+        raise ValueError(f"calibrated must hold at least one value for each of {bins} bins, got {u.size}")
+    if not ((u >= 0) & (u <= 1)).all():
+        raise ValueError(f"calibrated must lie in [0, 1], got values from {u.min():g} to {u.max():g}")
+    share = np.histogram(u, bins, (0.0, 1.0))[0] / u.size
+    return float(scipy.special.xlogy(share, share * bins).sum() - (bins - 1) / (2 * u.size))

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 import infalign_edu as ia
+from infalign_edu import theory
+from infalign_edu.calibration import reward_kl
 
 tied = st.integers(-4, 4).map(float)
 tables = arrays(float, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=tied)
@@ -143,3 +145,28 @@ def test_unbiased_power_is_a_ratio_of_binomials(K, data):
     m, k = data.draw(st.integers(0, K)), np.arange(K + 1)
     exact = [math.comb(int(j), m) / math.comb(K, m) for j in k]
     assert ia.unbiased_power(k, K, m) == pytest.approx(exact, abs=1e-13)
+
+
+@pytest.mark.parametrize("spec", ["identity", "exp:10", "log"])
+def test_the_reward_sees_all_of_the_kl_of_a_tilted_policy(spec):
+    phi = ia.transform(spec)
+    tilted = theory.tilt(phi, theory.beta_for_kl(phi, 0.6))
+    u = np.interp(np.random.default_rng(0).random(200_000), tilted.cdf(np.linspace(0, 1, 5001)), np.linspace(0, 1, 5001))
+    assert reward_kl(u, bins=200) == pytest.approx(0.6, abs=0.01)
+
+
+def test_the_kl_that_a_reward_sees_is_not_lifted_by_chance():
+    rng = np.random.default_rng(1)
+    found = [reward_kl(rng.random(200), bins=20) for _ in range(400)]
+    assert abs(np.mean(found)) < 4 * np.std(found) / 20  # without the correction 19 / 400, ten of these away
+    assert reward_kl(np.full(1000, 0.5), bins=10) == pytest.approx(np.log(10) - 9 / 2000)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([0.5, 1.2] * 50, r"must lie in \[0, 1\], got values from 0.5 to 1.2"), ([0.5], "each of 50 bins, got 1"),
+     ([np.nan] * 60, "must lie in")],
+)  # fmt: skip
+def test_rewards_that_were_not_calibrated_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        reward_kl(values)
