@@ -4,7 +4,7 @@ BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab app test test-all check-env align student key instructor grade slides site wheel notebooks lint pretrain clean
+.PHONY: help lab app test test-all check-env align bench student key instructor grade slides site wheel notebooks lint pretrain clean
 
 help:                 ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/'
@@ -36,6 +36,9 @@ check-env: .venv/lab  ## what this machine lacks for the course, and what mends 
 
 align: .venv/lab      ## the whole pipeline on the embedded model: best-of-4, exp:10 against identity
 	$(BIN)/python -m infalign_edu align --out runs/align-$$(date +%Y%m%d-%H%M%S)
+
+bench: .venv/test     ## speed against peers, each pair in the same run: data/runs/bench.csv
+	$(BIN)/python benchmarks/run.py
 
 student: .venv/lab    ## copies to hand out: build/student
 	$(BIN)/python -m infalign_edu.classroom.masters student --out build/student
