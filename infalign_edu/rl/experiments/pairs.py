@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from infalign_edu.rl.experiments.cells import JUDGES, Cell
+from infalign_edu.rl.experiments.design import JUDGES, Cell
 
 SEEDS_FOR_A_CLAIM = 5
 
@@ -75,8 +75,12 @@ def comparisons(
                 rest = tuple(v for k, v in asdict(cell).items() if k != "seed")
                 seen.setdefault(rest, []).append((cell, twin))
         for found in seen.values():
-            table += [_row(pair, found, done, i, procedures[i], j) for i in map(procedures.index, pair["shown"])
-                      for j in range(min(len(done[one]["rates"]) for pair in found for one in pair))]  # fmt: skip
+            judges = range(min(len(done[one]["rates"]) for two in found for one in two))
+            table += [
+                _row(pair, found, done, i, procedures[i], j)
+                for i in map(procedures.index, pair["shown"]) for j in judges
+                if (procedures[i], JUDGES[j]) != ("standard", "gold of pick")  # nothing is picked in standard use
+            ]  # fmt: skip
     return table
 
 
