@@ -44,6 +44,11 @@ CLAIMS = [
      "the wrong direction, best-of-4", "best-of-4"),
     ("more reference samples help (128 over 4, one fixed table)", "paper", "samples",
      "128 reference samples against 4, one table", "best-of-4"),
+    ("trained for best-of-16 and shown without a choice, a policy loses (to one for best-of-4)", "ours", "mismatch",
+     "trained for best-of-16 rather than for best-of-4, shown best-of-4", "standard"),
+    ("a table for each prompt beats one for all prompts", "ours", "mismatch",
+     "a table a prompt against one for all prompts", "best-of-4"),
+    ("PPO ends below RLOO on the same rewards", "ours", "algorithms", "RLOO against PPO", "best-of-4"),
     ("calibration resists reward hacking (judged by gold)", "paper", "hacking",
      "calibrated against raw under corrupted preferences", "standard"),
 ]  # fmt: skip
@@ -59,7 +64,8 @@ def effect(row: Row, table: str) -> str:
     """One effect in points, with its interval, and what theory expects where it expects anything."""
     done = corruption(row["reward"])
     about = f", {done if done == 'clean' else 'trigger ' + done.replace(' ', ' at ')}" if table == "hacking" else ""
-    expected = "" if row["theory"] in ("nan", "0.0000", "-0.0000") else f"; theory {points(row['theory'], '+.1f')}"
+    unknown = table == "hacking" or row["theory"] in ("nan", "0.0000", "-0.0000")  # theory knows nothing of gold
+    expected = "" if unknown else f"; theory {points(row['theory'], '+.1f')}"
     return f"KL {row['kl']}{about}: {told(row, '+.1f')}{expected}"
 
 
