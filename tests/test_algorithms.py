@@ -100,6 +100,9 @@ CLAIMS = {  # algorithm, where its expected update vanishes, samples a prompt
     "bonbon likelihood": (BoNBoN(n=2, alpha=1.0), PROBLEM.decode(REFERENCE, "best-of-2"), 3),
     "bonbon contrast": (BoNBoN(n=2, alpha=0.0), tilted(2 * PROBLEM.calibrated), 2),
     "grpo without deviation": (GRPO(normalize=False), fixed_point(REFERENCE, PHI, 2 * BETA, WORDS), 2),
+    "grpo corrected": (
+        GRPO(normalize=False, corrected=True), fixed_point(REFERENCE, PHI, 2 * BETA, WORDS, corrected=True), 2
+    ),  # fmt: skip
     "grpo without either": (GRPO(normalize=False, kl_in_loss=False), OPTIMUM, 2),
 }
 
@@ -113,7 +116,7 @@ def test_the_expected_update_vanishes_at_the_claimed_policy_and_nowhere_near(nam
 
 
 def test_the_claimed_policies_differ_where_they_should():
-    for name in ("ipo", "bonbon", "bonbon contrast", "grpo without deviation"):
+    for name in ("ipo", "bonbon", "bonbon contrast", "grpo without deviation", "grpo corrected"):
         claimed = CLAIMS[name][1]
         assert claimed @ np.log(claimed / OPTIMUM) > 0.005, name
     best = PROBLEM.decode(REFERENCE, "best-of-2")
@@ -217,6 +220,9 @@ def test_grpo_fixed_point_of_one_token_by_hand_and_of_a_constant():
         [0.5 / root, 0.5 / (root - 1)]
     )
     assert fixed_point(REFERENCE, np.ones(S), BETA, WORDS) == pytest.approx(REFERENCE)
+    assert fixed_point(REFERENCE, np.ones(S), BETA, WORDS, corrected=True) == pytest.approx(REFERENCE)
+    one = fixed_point(REFERENCE, PHI, BETA, S, corrected=True)  # responses of a single token: nothing comes later
+    assert one == pytest.approx(OPTIMUM) and fixed_point(REFERENCE, PHI, BETA, S) != pytest.approx(OPTIMUM, abs=0.01)
     deviated = fixed_point(REFERENCE, PHI, BETA, WORDS, normalize=True)
     s = np.sqrt(deviated @ (PHI - deviated @ PHI) ** 2)
     assert deviated == pytest.approx(fixed_point(REFERENCE, PHI, BETA * s, WORDS), abs=1e-9)
