@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -292,6 +293,26 @@ def test_every_field_that_is_looked_at_is_one_of_the_installed_trl(ctrl, tmp_pat
     group = Group(output_dir=str(tmp_path), **{k: v for k, v in ctrl.settings().items() if k not in LEFT_OUT}, **QUIET)
     with pytest.warns(UserWarning, match="scale_rewards='group' divides Phi"):
         ctrl.check(group)
+
+
+def test_the_page_lists_every_setting_and_its_script_runs_and_goes_on(folder, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "teaching" / "scaling_out.md").read_text(encoding="utf-8")
+    rows = [f"| `{field}` | `{accepted[0]!r}` | {why} |" for field, (accepted, why) in trl_reward.KEPT.items()]
+    assert page.split("|---|---|---|\n")[1].split("\n<!-- /settings -->")[0].splitlines() == rows
+    if importlib.util.find_spec("trl") is None:
+        pytest.skip("TRL is not installed")
+    script = re.search(r"save as `align_trl.py`:\n\n```python\n(.*?)```", page, re.DOTALL)[1]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("w0\nw1\nw2\n")
+    for steps in (2, 3):
+        more = {"max_steps": steps, "max_completion_length": 2, "per_device_train_batch_size": 8, "save_steps": 2} | QUIET
+        monkeypatch.setattr(sys, "argv", ["align_trl.py", str(folder / "model"), str(prompts), str(tmp_path / "out"), "1", json.dumps(more)])
+        space = {}
+        exec(script, space)
+        assert space["trainer"].state.global_step == steps
+    assert sorted(p.name for p in (tmp_path / "out").glob("c*")) == ["calibration.npz", "checkpoint-2", "checkpoint-3"]
+    assert (tmp_path / "out" / "checkpoint-3" / "calibration.npz").is_file()
+    assert (tmp_path / "out" / "policy" / "model.safetensors").is_file()
 
 
 # training
