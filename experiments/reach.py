@@ -50,7 +50,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "K = 128": {"reference_samples": 128},
     "560 steps": {"steps": 560},
     "beta from below": {"anneal": -0.4},
-    "learning rate 2.5e-3": {"learning_rate": 2.5e-3},
     "learned reward": {"reward": "learned:helpfulness"},
     "4 layers of 128": {"pretrain": {"layers": 4, "width": 128}},
     "all together": {"steps": 1200, "reference_samples": 128, "reward_noise": 0.0, "beta2": 0.95},
