@@ -35,7 +35,7 @@ KEPT: dict[str, tuple[tuple[Any, ...], str]] = {  # field: values that keep the 
     "min_p": ((None, 0.0), SAMPLED),
     "repetition_penalty": ((1.0,), SAMPLED),
     "generation_kwargs": ((None, {}), SAMPLED),
-    "normalize_advantages": ((False,), SCALED),
+    "normalize_advantages": ((False,), "advantages vanish at the optimum; divided by their deviation they never do"),
     "reward_clip_range": ((None,), "it would flatten Phi where it is steep"),
     "reward_weights": ((None, [1.0]), SCALED),
     "num_iterations": ((1,), "a sample used twice is no longer one of the policy, and its ratio is clipped"),
