@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 import infalign_edu as ia
 from infalign_edu import theory
-from infalign_edu.calibration import reward_kl
+from infalign_edu.calibration import MANY, reward_kl
 
 tied = st.integers(-4, 4).map(float)
 tables = arrays(float, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=tied)
@@ -19,9 +19,9 @@ def brute_force(reference, rewards):
     return below + 0.5 * (reference[:, None, :] == rewards[:, :, None]).mean(-1)
 
 
-@given(tables, st.data())
-def test_quantiles_against_every_pair(reference, data):
-    rewards = data.draw(arrays(float, (len(reference), 5), elements=tied))
+@given(tables, st.sampled_from([5, MANY]), st.data())
+def test_quantiles_against_every_pair(reference, many, data):
+    rewards = data.draw(arrays(float, (len(reference), many), elements=tied))
     assert ia.EmpiricalCalibrator(reference)(rewards) == pytest.approx(brute_force(reference, rewards), abs=1e-15)
 
 
