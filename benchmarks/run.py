@@ -114,7 +114,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(sys.argv[1:] if arguments is None else arguments)
     torch.set_num_threads(1)
-    known, old = benches(options), [] if options.quick else table.read(options.out)
+    known = benches(options)
     wanted = tuple(options.only or ("",))
     chosen = {name: bench for name, bench in known.items() if name.startswith(wanted)}
     if not chosen and not "growth".startswith(wanted):
@@ -123,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for _, cells in run(options, chosen):
         print(table.shown(cells), flush=True)
         new.append(cells)
+        old = [] if options.quick else table.read(options.out)  # read anew: another run may have added rows
         table.write(options.out, table.merged(old, new, list(known)))
     if "growth".startswith(wanted):
         grown(options)

@@ -9,7 +9,6 @@ error near a point: a report, no claim.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +101,7 @@ def ours(track: Course, judged: Callable[[Any], float], steps: int, every: int) 
 def peers(track: Course, judged: Callable[[Any], float], steps: int, every: int) -> list[tuple[float, float]]:
     """The same of TRL's trainer."""
     start, size = our_trainer(track.size, steps), track.size
-    twin, points = copy.copy(model(size).copy()), [(0.0, judged(model(size)))]
+    twin, points = model(size).copy(), [(0.0, judged(model(size)))]
 
     def look() -> None:
         if len(seconds) % every == 0:

@@ -9,9 +9,11 @@ its loop does between two steps counts for nobody.
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,7 @@ def trainer(
         callbacks=list(callbacks),
     )  # fmt: skip
     _silence(made)
+    weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
     return made
 
 
