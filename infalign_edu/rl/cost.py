@@ -156,14 +156,14 @@ SHAPES = {
 
 
 def table(plan: Plan = Plan()) -> list[str]:
-    """The rows of the cost table in Markdown, head first; teaching/scaling_out.md and notebook 13 show it.
+    """The rows of the cost table in Markdown, head first; teaching/scaling_out.md shows it.
 
     >>> len(table()) == 2 + len(SHAPES)
     True
     """
     head = ("model", "parameters", "calibration, FLOP", "training, FLOP", "all weights trained", "LoRA", "cache",
             "device hours, calibration", "device hours, training", "80 GB devices")  # fmt: skip
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for name, shape in SHAPES.items():
         c = cost(shape, plan)
         memory = (_bytes(size) for size in (c.full_bytes, c.lora_bytes, c.cache_bytes))
