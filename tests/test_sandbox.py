@@ -114,7 +114,7 @@ ATTACKS = {
     "an error that can't be shown": ("class E(Exception):\n    def __str__(self): raise self\nraise E", "raised E"),
     "endless recursion": ("return f(u, n)", "RecursionError"),
     "a memory bomb": ("return np.ones(10 ** 9)", "out of memory"),
-    "the pipe closed": ("import os\nos.closerange(3, 64)\nreturn u", "ended its process"),
+    "the pipe closed": ("import os\nos.closerange(3, 4096)\nreturn u", "ended its process"),
     "a forged line of JSON": ("import os\nos.write(int(__import__('sys').argv[1]), b'{\"case\": 0, \"value\": 1.0}\\n' * 9)\nreturn u", "shape"),
     "a forged verdict": ("import os\nos.write(int(__import__('sys').argv[1]), b'{\"done\": true, \"passed\": true}\\n')\nos._exit(0)", "ended its process"),
     "a forged array": (
