@@ -5,6 +5,7 @@ latest checkpoint if there is one. The first process leaves what it found in FOL
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def main(folder, stop, steps):
         trainer.model.save_pretrained(folder / f"policy-{stop}")
         (folder / f"found-{stop}.json").write_text(json.dumps(found))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # not by return: freeing the trainer, torch may join gloo's thread while it holds the lock that one needs
 
 
 if __name__ == "__main__":
