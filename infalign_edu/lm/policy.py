@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
+from infalign_edu.lm import bare
 from infalign_edu.lm.adapters import merged
 from infalign_edu.lm.datasets import turns
 from infalign_edu.lm.files import no_progress_bars, whole_folder
@@ -108,16 +109,18 @@ class Policy:
         ids, mask = pad(rows, self.tokenizer.pad_token_id, left=True)
         return ids.to(self.device), mask.to(self.device)
 
-    def cache(self) -> DynamicCache:
-        """An empty key-value cache for this model."""
-        return DynamicCache(config=self.model.config)
+    def cache(self) -> Any:
+        """An empty key-value cache for this model: transformers' own, or the bare one where it `fits`."""
+        return bare.Cache(self.model) if bare.fits(self.model) else DynamicCache(config=self.model.config)
 
-    def forward(self, tokens: torch.Tensor, seen: torch.Tensor, cache: DynamicCache, keep: int | None) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, seen: torch.Tensor, cache: Any, keep: int | None) -> torch.Tensor:
         """Logits [rows, keep, V] float32 of the last `keep` tokens [rows, n]; last hidden states if keep is None.
 
         `seen` [rows, cached + n] is True where a real token sits; positions count real tokens only, so that padding
         on the left changes nothing.
         """
+        if isinstance(cache, bare.Cache):
+            return cache.states(tokens, seen) if keep is None else cache.logits(tokens, seen, keep).float()
         positions = (seen.cumsum(-1) - 1).clamp_(min=0)[:, -tokens.shape[1] :]
         inputs = {"input_ids": tokens, "attention_mask": seen, "position_ids": positions, "past_key_values": cache}
         if keep is None:

@@ -62,7 +62,6 @@ def generate(
     """
     tokens = torch.full(uniforms.shape, fill, device=ids.device)
     logprobs = torch.zeros(uniforms.shape, device=ids.device)
-    mask = torch.zeros(uniforms.shape, dtype=torch.bool, device=ids.device)
     logits = forward(ids, seen, cache, 1)[local, -1]  # [rows, V]
     cache.batch_select_indices(local)
     seen = seen[local]
@@ -70,8 +69,7 @@ def generate(
     running = torch.ones_like(row, dtype=torch.bool)
     for t in range(uniforms.shape[1]):
         token, logprob = draw(logits, uniforms[row, t])
-        tokens[row[running], t], logprobs[row[running], t] = token[running], logprob[running]
-        mask[row[running], t] = True
+        tokens[row, t], logprobs[row, t] = token, logprob  # also after a row's end: wiped out below
         running = running & ~torch.isin(token, stops)
         left = int(running.sum())
         if left == 0 or t + 1 == uniforms.shape[1]:
@@ -82,7 +80,9 @@ def generate(
             row, token, seen, running = row[keep], token[keep], seen[keep], running[keep]
         seen = torch.cat([seen, seen.new_ones(len(row), 1)], 1)
         logits = forward(token[:, None], seen, cache, 1)[:, -1]
-    return tokens, logprobs, mask
+    ends = torch.isin(tokens, stops)
+    mask = (ends.cumsum(1) == ends) & (torch.arange(uniforms.shape[1], device=ids.device) <= t)
+    return tokens.masked_fill(~mask, fill), logprobs.masked_fill(~mask, 0.0), mask
 
 
 def uniform_block(rows: int, length: int, seed: int | None, generator: torch.Generator | None) -> torch.Tensor:

@@ -145,7 +145,7 @@ class CTRLConfig:
 
     def micro_batch(self, parameters: int) -> int:
         """Rows of one training micro-batch: large ones cost page faults in a tiny model, memory in a real one."""
-        return 96 if parameters < SMALL else max(self.samples_per_prompt or 2, 8)
+        return 64 if parameters < SMALL else max(self.samples_per_prompt or 2, 8)
 
     def describe(self) -> str:
         """One line a reader can check: every number that was chosen for this run."""

@@ -75,7 +75,7 @@ class Trainer:
         learning_rate: float = 1e-3,
         warmup: int = 5,
         seed: int = 0,
-        micro_batch: int = 96,
+        micro_batch: int = 64,
         algorithm: str | Algorithm = "rloo",
     ) -> None:
         if not (math.isfinite(beta) and beta > 0):
