@@ -45,13 +45,13 @@ from infalign_edu import atomic  # noqa: E402
 from infalign_edu.rl.config import CTRLConfig  # noqa: E402
 from infalign_edu.rl.report import FEW_STEPS  # noqa: E402
 from infalign_edu.rl.slices import Finished, Slice, SliceOver, run  # noqa: E402
-from infalign_edu.rl.slices.work import CHUNK, GPU_ROWS  # noqa: E402
+from infalign_edu.rl.slices.work import CHUNK  # noqa: E402
 
 FULL: dict[str, Any] = {
     "procedure": "worst-of-4", "transform": "exp:-10", "compare": "identity", "reward": "bradley-terry",
     "target_kl": 0.5, "training_prompts": 256, "heldout_prompts": 128, "evaluation_samples": 32,
     "reference_samples": 32, "steps": 96, "prompts_per_step": 16, "samples_per_prompt": 16, "max_new_tokens": 40,
-    "preference_pairs": 1600,
+    "preference_pairs": 1600, "micro_batch": 64,
 }  # fmt: skip
 QUICK: dict[str, Any] = FULL | {
     "training_prompts": 4, "heldout_prompts": 3, "evaluation_samples": 4, "reference_samples": 4, "steps": 2,
@@ -72,7 +72,7 @@ def estimate(config: CTRLConfig) -> dict[str, float]:
     sampled = config.training_prompts * config.reference_samples + updates * rows
     tokens = length * (sampled + policies * config.heldout_prompts * config.evaluation_samples)
     steps = length * (updates + 2 * policies + math.ceil(config.training_prompts / CHUNK))
-    batches = updates * math.ceil(rows / GPU_ROWS)
+    batches = updates * math.ceil(rows / config.micro_batch)
     seconds = steps * DECODE + batches * MICRO_BATCH + policies * JUDGED + (updates + tokens / 4096) * FEATURES
     return {"updates": updates, "sampled_tokens": tokens, "decoding_steps": steps, "micro_batches": batches,
             "policies_judged": policies, "seconds": round(seconds + 3 * START)}  # fmt: skip

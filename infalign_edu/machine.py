@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from infalign_edu.environment import CHECKOUT, PACKAGE, Check, told
+from infalign_edu.memory import free_memory
 
 DISK, MEMORY = 0.5, 1.0  # gigabytes: a run folder with its snapshots; a kernel that trains (0.6 were measured)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -112,19 +113,6 @@ def amount(name: str, free: float | None, needed: float, fix: str) -> Check:
     if free < needed:
         return Check(name, False, f"{free:.1f} GB of {name} free, {needed} needed", fix)
     return Check(name, True, f"{free:.1f} GB of {name} free")
-
-
-def free_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Gigabytes that a new process may take, within a container's limit; None where the system has no such file."""
-    try:
-        free = next(float(line.split()[1]) for line in meminfo.read_text().splitlines() if "MemAvailable" in line) / 1e6
-    except (OSError, StopIteration):
-        return None
-    try:
-        limit, used = (float((cgroup / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no such file, or "max": no limit
-        return free
-    return min(free, (limit - used) / 1e9)
 
 
 def run_folder(folder: Path) -> Iterator[Check]:

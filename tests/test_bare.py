@@ -108,7 +108,9 @@ def test_an_exchanged_part_is_called_as_it_is():
     policy = tiny()
     policy.model.transformer.h[1].mlp.c_fc = torch.nn.Linear(32, 128)
     policy.model.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, policy.model.config.vocab_size))
-    mine, theirs = (walk(policy, PROMPTS, cache) for cache in (policy.cache(), DynamicCache(config=policy.model.config)))
+    mine, theirs = (
+        walk(policy, PROMPTS, cache) for cache in (policy.cache(), DynamicCache(config=policy.model.config))
+    )
     assert all((a - b).abs().max() < 1e-5 for a, b in zip(mine, theirs, strict=True))
 
 

@@ -143,6 +143,8 @@ def test_memory_is_what_the_machine_and_its_container_leave(tmp_path):
     (tmp_path / "memory.max").write_text("2000000000\n")
     (tmp_path / "memory.current").write_text("1500000000\n")
     assert machine.free_memory(meminfo, tmp_path) == 0.5
+    (tmp_path / "memory.stat").write_text("anon 5\nfile 900000000\ninactive_file 400000000\n")  # read once, given up when asked
+    assert machine.free_memory(meminfo, tmp_path) == 0.9
     (tmp_path / "memory.max").write_text("max\n")
     assert machine.free_memory(meminfo, tmp_path) == 3.0
     assert machine.free_memory(tmp_path / "none") is None

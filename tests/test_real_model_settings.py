@@ -23,6 +23,20 @@ def test_adapters_begin_above_a_visible_size():
     assert ia.CTRLConfig(lora_rank=0, learning_rate=0.1).resolved(SMALL, True, 2).learning_rate == 0.1
 
 
+def test_a_micro_batch_is_chosen_by_size_and_memory_and_told():
+    small, cpu, gpu = (
+        ia.CTRLConfig().resolved(*about) for about in ((1000, False, 2), (SMALL, False, 2), (SMALL, True, 2))
+    )
+    assert [config.micro_batch for config in (small, cpu, gpu)] == [64, 8, 64]
+    assert "micro_batch 64" in small.describe()
+    assert ia.CTRLConfig().resolved(1000, False, 2, rows=5).micro_batch == 5
+    assert ia.CTRLConfig().resolved(1000, False, 2, rows=500).micro_batch == 64
+    assert ia.CTRLConfig(micro_batch=96).resolved(1000, False, 2, rows=5).micro_batch == 96  # what is asked for is done
+    assert ia.CTRLConfig(micro_batch=96).identity() == ia.CTRLConfig().identity()  # a run may go on with another
+    with pytest.raises(ValueError, match="micro_batch must be a positive integer, got 0"):
+        ia.CTRLConfig(micro_batch=0)
+
+
 @pytest.mark.parametrize("rank", [-1, 1.5, True])
 def test_a_rank_that_is_none(rank):
     with pytest.raises(ValueError, match="lora_rank must be an integer >= 0; 0 trains all weights, got"):

@@ -20,7 +20,8 @@ from infalign_edu.lm import bare
 from infalign_edu.lm.adapters import merged
 from infalign_edu.lm.datasets import turns
 from infalign_edu.lm.files import no_progress_bars, whole_folder
-from infalign_edu.lm.rollouts import Rollouts, batches, generate, pad, rows_that_fit, trim, uniform_block
+from infalign_edu.lm.micro_batch import rows_to_sample, rows_to_train
+from infalign_edu.lm.rollouts import Rollouts, batches, generate, pad, trim, uniform_block
 
 
 class Policy:
@@ -224,7 +225,11 @@ class Policy:
 
     def micro_batch(self, length: int) -> int:
         """Rows of `length` tokens whose cache and logits fit the memory set aside for one micro-batch."""
-        return rows_that_fit(self.model.config.get_text_config(), self.dtype, self.device, length)
+        return rows_to_sample(self.model.config.get_text_config(), self.dtype, self.device, length)
+
+    def rows_to_train(self, length: int) -> int:
+        """Rows of `length` tokens of which an update may keep everything for the way back, in the memory set aside."""
+        return rows_to_train(self.model.config.get_text_config(), self.dtype, self.device, length)
 
 
 def token_kl(policy: Policy, reference: Policy, rollouts: Rollouts) -> torch.Tensor:

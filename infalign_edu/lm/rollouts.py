@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-CACHE_BYTES = 512 * 2**20  # memory one micro-batch may take on a CPU; on CUDA half of what is free
-MAX_ROWS = 256  # rows of a micro-batch: glibc page faults cost 2x at 1,024 rows of a tiny model
 DROP_AT = 7 / 8  # finished rows leave the cache once fewer than this share is still running
 
 Forward = Callable[[torch.Tensor, torch.Tensor, DynamicCache, int], torch.Tensor]
@@ -130,14 +127,3 @@ def batches(lengths: torch.Tensor, samples: int, size: int) -> Iterator[torch.Te
     whole = max(size // samples, 1) * samples  # whole prompts
     for block in rows.split(whole):
         yield from block.split(size)
-
-
-def rows_that_fit(config: Any, dtype: torch.dtype, device: torch.device, length: int) -> int:
-    """Rows of `length` tokens whose key-value cache and logits fit the memory of one micro-batch."""
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    width *= getattr(config, "num_key_value_heads", None) or heads
-    cache = 3 * config.num_hidden_layers * width * dtype.itemsize * length  # keys, values and one copy in flight
-    budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CACHE_BYTES
-    limit = MAX_ROWS if device.type == "cpu" else 16 * MAX_ROWS
-    return int(min(limit, max(1, budget // (cache + 24 * config.vocab_size))))  # logits in float32 and float64

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infalign_edu.lm.rollouts import MAX_ROWS, Rollouts, draw
+from infalign_edu.lm.micro_batch import MAX_ROWS
+from infalign_edu.lm.rollouts import Rollouts, draw
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 

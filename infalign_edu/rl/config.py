@@ -65,6 +65,7 @@ class CTRLConfig:
     prompts_per_step: int | None = _option(None, "prompts in one update")
     samples_per_prompt: int | None = _option(None, "responses a prompt in one update, at least 2")
     learning_rate: float | None = _option(None, "Adam's learning rate")
+    micro_batch: int | None = _option(None, "rows run at once in an update; by default as memory allows, at most 64")
     lora_rank: int | None = _option(None, f"rank of LoRA adapters, 0: all weights; above 5 M parameters {LORA_RANK}")
     max_new_tokens: int | None = _option(None, "longest response in tokens")
     preference_pairs: int | None = _option(None, "most pairs the learned reward is fitted and tested on")
@@ -93,6 +94,7 @@ class CTRLConfig:
             self._check(name, int, 1, "a positive integer")
         for name in ("warmup", "evaluation_samples", "base_samples", "max_new_tokens", "snapshots", "threads"):
             self._check(name, int, 1, "a positive integer")
+        self._check("micro_batch", int, 1, "a positive integer")
         self._check("samples_per_prompt", int, 2, "an integer of at least 2")
         self._check("preference_pairs", int, 20, "an integer of at least 20")
         self._check("seed", int, 0, "an integer >= 0")
@@ -119,8 +121,11 @@ class CTRLConfig:
         named = {label(spec): spec for spec in specs if spec}
         return named or {"identity": "identity", "exp:10": "exp:10"}
 
-    def resolved(self, parameters: int, cuda: bool, cores: int) -> CTRLConfig:
-        """The same configuration with every None chosen for a model of that size on that device."""
+    def resolved(self, parameters: int, cuda: bool, cores: int, rows: int | None = None) -> CTRLConfig:
+        """The same configuration with every None chosen for a model of that size on that device.
+
+        `rows` is what memory has room for in one micro-batch of training, where that is known.
+        """
         small = parameters < SMALL
         column = 0 if small else 2 if cuda else 1
         n = max(4, named_procedure(self.procedure).max_n or 4)
@@ -129,6 +134,7 @@ class CTRLConfig:
         most = (1 if column else 3) * (self.evaluation_samples or chosen["evaluation_samples"])
         chosen["base_samples"] = max(n, min(chosen["base_samples"], most))
         chosen["threads"] = 1 if small else cores
+        chosen["micro_batch"] = min(chosen["micro_batch"], rows or chosen["micro_batch"])
         if not small and self.lora_rank == 0:
             chosen["learning_rate"] = FULL_RATE
         chosen["learning_rate"] *= algorithms.algorithm(self.algorithm).rate
@@ -142,10 +148,6 @@ class CTRLConfig:
             result = replace(result, warmup=max(1, round(WARMUP * (result.steps or 1))))
         visited = (result.steps or 1) * (result.prompts_per_step or 1)
         return replace(result, training_prompts=min(result.training_prompts or visited, visited))
-
-    def micro_batch(self, parameters: int) -> int:
-        """Rows of one training micro-batch: large ones cost page faults in a tiny model, memory in a real one."""
-        return 64 if parameters < SMALL else max(self.samples_per_prompt or 2, 8)
 
     def describe(self) -> str:
         """One line a reader can check: every number that was chosen for this run."""
@@ -167,7 +169,8 @@ class CTRLConfig:
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide a run's numbers: what a resumed run must share with the first one."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume", "threads")}
+        free = ("out", "resume", "threads", "micro_batch")  # where it runs and how much at once
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         return {k: v if v is None or isinstance(v, int | float | str) else label(v) for k, v in values.items()}
 
 
@@ -183,6 +186,7 @@ _CHOICES: dict[str, tuple[Any, Any, Any]] = {
     "samples_per_prompt": (16, 4, 16),
     "learning_rate": (1.5e-3, 1e-4, 1e-4),  # the large ones are of adapters
     "lora_rank": (0, LORA_RANK, LORA_RANK),
+    "micro_batch": (64, 8, 64),  # a tiny model is slower with more (benchmarks/rows/choices.py)
     "max_new_tokens": (None, 24, 64),
     "preference_pairs": (2000, 240, 1600),
 }

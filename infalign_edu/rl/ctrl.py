@@ -67,7 +67,7 @@ def align(config: CTRLConfig) -> Result:
     """
     began = time.perf_counter()
     reference = load(config.model, device=config.device, dtype=config.dtype, max_new_tokens=config.max_new_tokens)
-    config = config.resolved(reference.parameters, reference.device.type == "cuda", os.cpu_count() or 1)
+    config = fitted(config, reference)
     torch.set_num_threads(config.threads or 1)
     reference.max_new_tokens = config.max_new_tokens or reference.max_new_tokens
     reference.model.requires_grad_(False)
@@ -83,6 +83,16 @@ def align(config: CTRLConfig) -> Result:
         found = evaluation.evaluate(config, trained, reference, data, explore)
         content = report.write(run.path, config, found, data, seconds=time.perf_counter() - began)
         return Result(run.path, content)
+
+
+def fitted(config: CTRLConfig, reference: Policy) -> CTRLConfig:
+    """The configuration with every None chosen for this model and this machine.
+
+    Prompts are taken to be as long as responses where the update's micro-batch is fitted to the memory.
+    """
+    longest = config.max_new_tokens or reference.max_new_tokens
+    rows = reference.rows_to_train(2 * longest)
+    return config.resolved(reference.parameters, reference.device.type == "cuda", os.cpu_count() or 1, rows)
 
 
 def calibrate(config: CTRLConfig, run: RunFolder, reference: Policy, data: Data) -> EmpiricalCalibrator:
@@ -174,7 +184,7 @@ def build_trainer(
         learning_rate=config.learning_rate or 1e-3,
         warmup=config.warmup or 1,
         seed=config.seed,
-        micro_batch=config.micro_batch(reference.parameters),
+        micro_batch=config.micro_batch or 8,
         algorithm=algorithm(config.algorithm).told(aim.transform, calibrator.K),
     )
 

@@ -8,7 +8,6 @@ order. Left out: several seeds and transforms that are compared with anything bu
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +37,6 @@ CONTROL = "random reward"
 CHUNK = 64  # prompts of one unit of a calibration table
 SAVE_EVERY = 10  # updates between checkpoints, beside the one at the end of a slice
 ROUNDS = 2  # of three policies each, on the way to a common KL
-GPU_ROWS = 64  # rows of a training micro-batch on a GPU: about 5 GB of logits for a vocabulary of 49,152
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def run(config: CTRLConfig, part: Slice) -> Finished:
     Raises: SliceOver when the slice is used up; the same call goes on. Else as `ctrl.align`.
     """
     reference = load(config.model, device=config.device, dtype=config.dtype, max_new_tokens=config.max_new_tokens)
-    config = config.resolved(reference.parameters, reference.device.type == "cuda", os.cpu_count() or 1)
+    config = ctrl.fitted(config, reference)
     torch.set_num_threads(config.threads or 1)
     reference.max_new_tokens = config.max_new_tokens or reference.max_new_tokens
     reference.model.requires_grad_(False)
@@ -141,7 +139,6 @@ class Work:
         if files.snapshot_file(steps).exists():
             return trained
         trainer = ctrl.build_trainer(self.config, aim, self.reference, data, calibrator)
-        self._fit_to_gpu(trainer)
         if (state := files.latest()) is not None:
             trainer.restore(*state)
         try:
@@ -214,7 +211,6 @@ class Work:
         aim, state = ctrl.Objective(run.name, run.transform, run.beta), run.files.latest()
         assert state is not None
         trainer = ctrl.build_trainer(self.config, aim, self.reference, data, calibrator)
-        self._fit_to_gpu(trainer)
         trainer.restore(*state)
         for _ in range(ROUNDS):
             here = next(reached for step, reached, _ in outcome.path if step == trainer.step)
@@ -224,10 +220,6 @@ class Work:
         pattern = self._file(f"{outcome.trained.name} step *")
         found = pattern.parent.glob(pattern.name)
         return sorted(int(file.stem.rsplit("_", 1)[1]) for file in found)
-
-    def _fit_to_gpu(self, trainer: Any) -> None:
-        if self.reference.device.type == "cuda":
-            trainer.micro_batch = GPU_ROWS
 
 
 def _nothing(prompts: Any, responses: Any) -> NDArray[np.float64]:
