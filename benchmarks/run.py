@@ -3,7 +3,7 @@
     python benchmarks/run.py                     the table (about twenty minutes on one core)
     python benchmarks/run.py --only sampling     rows whose name starts so; may be given more than once
     python benchmarks/run.py --quick             small sizes, a minute or two, to runs/quick/bench.csv
-    python benchmarks/run.py --long              also the race to 90 % of the theoretical lift (ten minutes)
+    python benchmarks/run.py --long              also the race to 90 % of the lift, and torch.compile (ten minutes)
     python benchmarks/run.py --notebooks         also every notebook, from the first cell to the last
 
 Every ratio is taken against a peer in the same run, in turns, in CPU time on one thread, after a check that both
@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks import growth, table  # noqa: E402
-from benchmarks.rows import course, lift, method, sampling, training, trl_peer  # noqa: E402
+from benchmarks.rows import choices, course, lift, method, sampling, training, trl_peer  # noqa: E402
 from benchmarks.table import Row  # noqa: E402
 
 Bench = Callable[[], list[Row]]
@@ -56,6 +56,10 @@ def benches(options: argparse.Namespace) -> dict[str, Bench]:
         add(f"sampling-{size.name}", partial(sampling.sampling, size, pairs, *((2, 4) if quick else ())))
     add("sampling-memory", partial(sampling.bounded, sizes[0], 1 if quick else 3, 8 if quick else sampling.BASE))
     betas = method.BETAS[::50] if quick else method.BETAS
+    for name in choices.CHOICES:
+        add(f"choice-{name}", partial(choices.step, name, 1 if quick else pairs, "tiny" if quick else "embedded"))
+    if options.long:
+        found["choice-compile"] = partial(choices.compiled, pairs)
     add("frontier", partial(method.frontier, pairs, betas))
     few = {"prompts": 2, "resamples": 50} if quick else {}
     for way in ("loop", "numpy"):
@@ -97,7 +101,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", metavar="NAME", help="rows whose name starts so, or growth")
     parser.add_argument("--quick", action="store_true", help="small sizes, to runs/quick")
-    parser.add_argument("--long", action="store_true", help="also the race to 90 %% of the theoretical lift")
+    parser.add_argument("--long", action="store_true", help="also the race to 90 %% of the lift, and torch.compile")
     parser.add_argument("--notebooks", action="store_true", help="also every notebook")
     parser.add_argument("--pairs", type=int, help="pairs of each ratio; default 5, with --quick 2")
     parser.add_argument("--out", type=Path, help="the table; default data/runs/bench.csv")
@@ -106,7 +110,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     options.pairs = options.pairs or (2 if options.quick else 5)
     options.out = options.out or ROOT / ("runs/quick" if options.quick else "data/runs") / "bench.csv"
     for name in options.only or ():
-        options.long |= "lift".startswith(name)
+        options.long |= "lift".startswith(name) or "choice-compile".startswith(name)
         options.notebooks |= name.startswith("notebook")
     return options
 

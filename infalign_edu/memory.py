@@ -1,8 +1,24 @@
-"""How much memory a process may still take; nothing is known on other systems than Linux."""
+"""How much memory a process may still take, and whether it keeps what it has freed: both known on Linux only."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
+
+KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 200 * 2**20))  # mallopt's M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep freed blocks for the next micro-batch, from now on; False where it can't be told.
+
+    The pages of a large block otherwise go back to the system and are faulted in anew at every step
+    (benchmarks/rows/choices.py measures it). In return the process holds its peak until it ends.
+    """
+    try:
+        tell = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # no glibc: macOS, musl, Windows
+        return False
+    return all(tell(name, value) == 1 for name, value in KEEP)
 
 
 def free_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:

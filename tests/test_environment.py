@@ -136,6 +136,17 @@ def test_a_full_disk(tmp_path, monkeypatch):
     assert str(room) == "FAIL 0.1 GB of disk free, 0.5 needed: make room, or name a folder on another disk with align --out FOLDER"
 
 
+def test_freed_memory_is_kept_where_the_c_library_can_be_told():
+    told = "from infalign_edu.memory import keep_freed_memory as keep; import numpy as np; kept = {}; "
+    told += "faults = lambda: __import__('resource').getrusage(0).ru_minflt\n"
+    told += "def more():\n np.ones(2**18); before = faults(); [np.ones(2**18) for _ in range(40)]; return faults() - before\n"
+    told += "before = more(); print(keep(), before, min(more(), more()))"
+    said, before, after = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
+    if said == "False":
+        pytest.skip("the C library of this system can't be told")
+    assert int(after) < int(before) / 10  # 2 MB forty times: the same pages again
+
+
 def test_memory_is_what_the_machine_and_its_container_leave(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9000000 kB\nMemFree: 1 kB\nMemAvailable:    3000000 kB\n")

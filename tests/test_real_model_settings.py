@@ -33,6 +33,10 @@ def test_a_micro_batch_is_chosen_by_size_and_memory_and_told():
     assert ia.CTRLConfig().resolved(1000, False, 2, rows=500).micro_batch == 64
     assert ia.CTRLConfig(micro_batch=96).resolved(1000, False, 2, rows=5).micro_batch == 96  # what is asked for is done
     assert ia.CTRLConfig(micro_batch=96).identity() == ia.CTRLConfig().identity()  # a run may go on with another
+    assert [config.allocator for config in (small, cpu, gpu)] == ["keep", "system", "system"]
+    assert ia.CTRLConfig(allocator="system").resolved(1000, False, 2).allocator == "system"
+    with pytest.raises(ValueError, match="allocator must be keep or system, got 'jemalloc'"):
+        ia.CTRLConfig(allocator="jemalloc")
     with pytest.raises(ValueError, match="micro_batch must be a positive integer, got 0"):
         ia.CTRLConfig(micro_batch=0)
 

@@ -9,11 +9,12 @@ error near a point: a report, no claim.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.rows import trl_peer
 from benchmarks.rows.training import SIZES, TINY, WORDS, Size, model, our_trainer, phi
@@ -25,6 +26,7 @@ from infalign_edu.rl.trainer import Scores
 
 SHOWN, KL, RATE, WARMUP = "best-of-4", 0.6, 1.5e-3, 1 / 7
 SHARES = (0.5, 0.75, 0.9)
+Point = tuple[float, float, float]  # seconds of training, win rate on held-out prompts, KL(pi || pi_ref) there in nats
 STEPS, EVERY = 320, 20
 
 
@@ -55,33 +57,39 @@ def course(size: Size, K: int = 48) -> Course:
     return Course(size, prompts, calibrator, beta, theory.tilt(wanted, beta).win_rate(SHOWN))
 
 
-def judge(size: Size, prompts: int = 64) -> Callable[[Any], float]:
-    """The win rate of a policy on held-out prompts of the same length, over one fixed sample of the reference."""
+def judge(size: Size, prompts: int = 64) -> Callable[[Any], tuple[float, float]]:
+    """Win rate and KL of a policy on held-out prompts of the same length, over one fixed sample of the reference."""
     held = load_prompts("embedded").where(split="heldout", kind="harmless").prompts
     asked = [prompt for prompt in held if len(prompt.split()) == WORDS][:prompts]
 
-    def paid(policy: Any, samples: int, seed: int) -> np.ndarray:
-        drawn = policy.sample(asked, samples, seed=seed)
-        return phi(drawn.row_prompts, drawn.responses).reshape(len(asked), samples)
+    def paid(drawn: Any) -> np.ndarray:
+        return phi(drawn.row_prompts, drawn.responses).reshape(len(asked), drawn.samples)
 
-    base = paid(model(size), 64, 12)
-    return lambda policy: win_rate(paid(policy, 24, 13), base, SHOWN).mean
+    base = paid(model(size).sample(asked, 64, seed=12))
+
+    @torch.no_grad()
+    def judged(policy: Any) -> tuple[float, float]:
+        drawn = policy.sample(asked, 24, seed=13)
+        ratios = policy.logprobs(drawn) - model(size).logprobs(drawn)
+        return win_rate(paid(drawn), base, SHOWN).mean, float(ratios.sum(1).mean())
+
+    return judged
 
 
-def first(points: list[tuple[float, float]], level: float) -> float | None:
+def first(points: Sequence[tuple[float, ...]], level: float) -> float | None:
     """Seconds at which the win rate first reaches a level, between two points by a straight line; None if never.
 
     >>> first([(0.0, 0.5), (10.0, 0.7), (20.0, 0.6)], 0.6), first([(0.0, 0.5)], 0.6)
     (5.0, None)
     """
-    for (before, low), (after, high) in zip(points, points[1:], strict=False):
+    for (before, low, *_), (after, high, *_) in zip(points, points[1:], strict=False):
         if high >= level:
             return before if low >= level else before + (after - before) * (level - low) / (high - low)
     return None
 
 
-def ours(track: Course, judged: Callable[[Any], float], steps: int, every: int) -> list[tuple[float, float]]:
-    """Seconds of training and win rate, at the start and every few steps."""
+def ours(track: Course, judged: Callable[[Any], tuple[float, float]], steps: int, every: int) -> list[Point]:
+    """Points at the start and every few steps."""
     trainer = our_trainer(track.size, steps, RATE)
     trainer.beta, trainer.warmup = track.beta, max(1, round(WARMUP * steps))
     samples = trainer.samples_per_prompt
@@ -90,23 +98,23 @@ def ours(track: Course, judged: Callable[[Any], float], steps: int, every: int) 
         asked = [track.prompts[i] for i in indices for _ in range(samples)]
         return Scores(*3 * (track.phi(asked, responses).reshape(len(indices), -1),))
 
-    trainer.score, seconds, points = score, 0.0, [(0.0, judged(trainer.policy))]
+    trainer.score, seconds, points = score, 0.0, [(0.0, *judged(trainer.policy))]
     for step in range(1, steps + 1):
         seconds += timed(trainer.advance)
         if step % every == 0:
-            points.append((seconds, judged(trainer.policy)))
+            points.append((seconds, *judged(trainer.policy)))
     return points
 
 
-def peers(track: Course, judged: Callable[[Any], float], steps: int, every: int) -> list[tuple[float, float]]:
+def peers(track: Course, judged: Callable[[Any], tuple[float, float]], steps: int, every: int) -> list[Point]:
     """The same of TRL's trainer."""
     start, size = our_trainer(track.size, steps), track.size
-    twin, points = model(size).copy(), [(0.0, judged(model(size)))]
+    twin, points = model(size).copy(), [(0.0, *judged(model(size)))]
 
     def look() -> None:
         if len(seconds) % every == 0:
             twin.model.load_state_dict(made.model.state_dict(), strict=False)
-            points.append((sum(seconds), judged(twin)))
+            points.append((sum(seconds), *judged(twin)))
 
     watch, seconds = trl_peer.stopwatch(look)
     order = np.concatenate([start.batch(step) for step in range(steps)])
@@ -124,7 +132,8 @@ def race(quick: bool = False) -> list[Row]:
     size, steps, every = (TINY, 4, 2) if quick else (SIZES[1], STEPS, EVERY)
     track, judged = course(size), judge(size)
     sides = [side(track, judged, steps, every) for side in (ours, peers)]
-    best = ["{:.3f} after {:.0f} s".format(*max((rate, at) for at, rate in points)) for points in sides]
+    best = ["{:.3f} after {:.0f} s at KL {:.2f}".format(*max((rate, at, kl) for at, rate, kl in points))
+            for points in sides]  # fmt: skip
     rows = []
     for share in SHARES:
         times = [first(points, 0.5 + share * (track.promise - 0.5)) for points in sides]

@@ -74,6 +74,7 @@ class CTRLConfig:
     device: str = _option("auto", "auto, cpu, cuda or cuda:1")
     dtype: str = _option("auto", "auto, float32, bfloat16 or float16")
     threads: int | None = _option(None, "CPU threads; a tiny model is fastest on one")
+    allocator: str | None = _option(None, "keep or system: whether freed memory is kept for the next step, on Linux")
     skip_bad_lines: bool = _option(False, "count malformed lines of data files instead of stopping")
     out: str = _option("runs/align", "run folder")
     resume: bool = _option(False, "go on with the run in the run folder")
@@ -95,6 +96,8 @@ class CTRLConfig:
         for name in ("warmup", "evaluation_samples", "base_samples", "max_new_tokens", "snapshots", "threads"):
             self._check(name, int, 1, "a positive integer")
         self._check("micro_batch", int, 1, "a positive integer")
+        if self.allocator not in (None, "keep", "system"):
+            raise ValueError(f"allocator must be keep or system, got {self.allocator!r}")
         self._check("samples_per_prompt", int, 2, "an integer of at least 2")
         self._check("preference_pairs", int, 20, "an integer of at least 20")
         self._check("seed", int, 0, "an integer >= 0")
@@ -169,7 +172,7 @@ class CTRLConfig:
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide a run's numbers: what a resumed run must share with the first one."""
-        free = ("out", "resume", "threads", "micro_batch")  # where it runs and how much at once
+        free = ("out", "resume", "threads", "allocator", "micro_batch")  # where it runs, and how much at once
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         return {k: v if v is None or isinstance(v, int | float | str) else label(v) for k, v in values.items()}
 
@@ -187,6 +190,7 @@ _CHOICES: dict[str, tuple[Any, Any, Any]] = {
     "learning_rate": (1.5e-3, 1e-4, 1e-4),  # the large ones are of adapters
     "lora_rank": (0, LORA_RANK, LORA_RANK),
     "micro_batch": (64, 8, 64),  # a tiny model is slower with more (benchmarks/rows/choices.py)
+    "allocator": ("keep", "system", "system"),
     "max_new_tokens": (None, 24, 64),
     "preference_pairs": (2000, 240, 1600),
 }

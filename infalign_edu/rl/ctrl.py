@@ -27,6 +27,7 @@ from infalign_edu.lm import adapters
 from infalign_edu.lm.models import load
 from infalign_edu.lm.policy import Policy
 from infalign_edu.lm.rewards import score
+from infalign_edu.memory import keep_freed_memory
 from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.rl import evaluation, report
 from infalign_edu.rl.algorithms import algorithm
@@ -68,7 +69,7 @@ def align(config: CTRLConfig) -> Result:
     began = time.perf_counter()
     reference = load(config.model, device=config.device, dtype=config.dtype, max_new_tokens=config.max_new_tokens)
     config = fitted(config, reference)
-    torch.set_num_threads(config.threads or 1)
+    settle(config)
     reference.max_new_tokens = config.max_new_tokens or reference.max_new_tokens
     reference.model.requires_grad_(False)
     with RunFolder(config.out).open(config.identity(), resume=config.resume) as run:
@@ -93,6 +94,13 @@ def fitted(config: CTRLConfig, reference: Policy) -> CTRLConfig:
     longest = config.max_new_tokens or reference.max_new_tokens
     rows = reference.rows_to_train(2 * longest)
     return config.resolved(reference.parameters, reference.device.type == "cuda", os.cpu_count() or 1, rows)
+
+
+def settle(config: CTRLConfig) -> None:
+    """Sets this process's threads and allocator as the configuration says."""
+    torch.set_num_threads(config.threads or 1)
+    if config.allocator == "keep":
+        keep_freed_memory()
 
 
 def calibrate(config: CTRLConfig, run: RunFolder, reference: Policy, data: Data) -> EmpiricalCalibrator:

@@ -70,7 +70,7 @@ def run(config: CTRLConfig, part: Slice) -> Finished:
     """
     reference = load(config.model, device=config.device, dtype=config.dtype, max_new_tokens=config.max_new_tokens)
     config = ctrl.fitted(config, reference)
-    torch.set_num_threads(config.threads or 1)
+    ctrl.settle(config)
     reference.max_new_tokens = config.max_new_tokens or reference.max_new_tokens
     reference.model.requires_grad_(False)
     with RunFolder(config.out).open(config.identity(), resume=True) as folder:
