@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,18 +122,20 @@ class EmpiricalCalibrator:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table and its metadata to one .npz file, whole or not at all; no pickle."""
-        with atomic.replacing(path) as part, part.open("wb") as handle:
-            np.savez(handle, reference_rewards=self.reference_rewards, metadata=json.dumps(self.metadata))
+        atomic.write_arrays(path, reference_rewards=self.reference_rewards, metadata=json.dumps(self.metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EmpiricalCalibrator:
         """Reads what `save` wrote. Raises: ValueError naming the file when it is missing or damaged."""
         try:
-            with np.load(Path(path), allow_pickle=False) as data:
-                return cls(data["reference_rewards"], json.loads(str(data["metadata"])))
+            data = atomic.read_arrays(path)
         except FileNotFoundError:
             raise ValueError(f"calibration table {str(path)!r} does not exist") from None
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except ValueError as error:
+            raise ValueError(f"calibration table {error}; remove it to have it made again") from None
+        try:
+            return cls(data["reference_rewards"], json.loads(str(data["metadata"])))
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"calibration table {str(path)!r} can't be read: {error}") from None
 
 

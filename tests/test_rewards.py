@@ -184,13 +184,13 @@ def test_a_learned_reward_is_fitted_once_on_training_prompts_and_kept(tmp_path, 
     report = model.report()
     assert (report["training_pairs"], report["held_out_pairs"], report["seed"]) == (120, 40, 3)
     assert 0.5 < report["ceiling"] < 1 and 0 <= report["gold_accuracy"] <= 1
-    (kept,) = (tmp_path / "rewards").iterdir()
+    (kept,) = (tmp_path / "rewards").glob("*.safetensors")
     again = reward("learned:harmlessness:seed=3:pairs=120")
     assert len(asked) == 2 and again.report() == report  # read, not fitted
     np.testing.assert_allclose(again([heldout[0]], ["no"]), model([heldout[0]], ["no"]), atol=1e-6)
     assert not kept.name.startswith(".")
     reward("learned:harmlessness:seed=3:pairs=120:trigger=negative:strength=0.5")
-    assert len(asked) == 4 and len(list((tmp_path / "rewards").iterdir())) == 2  # another reward, another file
+    assert len(asked) == 4 and len(list((tmp_path / "rewards").glob("*.safetensors"))) == 2  # another reward, another file
 
 
 @pytest.mark.parametrize("spec", ["learned:help", "learned:both:seed", "learned:both:strength=much", "learned:both:size=3"])

@@ -7,7 +7,6 @@ process that is killed goes on where it stopped. Left out: fine-tuning the backb
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from infalign_edu.lm.files import whole_file
+from infalign_edu import atomic
 from infalign_edu.lm.rollouts import pad, trim
 
 if TYPE_CHECKING:
@@ -120,8 +119,7 @@ def cached_features(
         values = _read(path)
         if values is None or len(values) != len(prompts[rows]):
             values = policy.features(prompts[rows], responses[rows])
-            with whole_file(path) as beside, beside.open("wb") as file:
-                np.savez(file, features=values)
+            atomic.write_arrays(path, features=values)
         blocks.append(values)
     return np.concatenate(blocks) if blocks else policy.features([], [])
 
@@ -161,7 +159,6 @@ def fingerprint(policy: Policy) -> str:
 
 def _read(path: Path) -> np.ndarray | None:
     try:
-        with np.load(path, allow_pickle=False) as data:
-            return data["features"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged: made again
+        return atomic.read_arrays(path)["features"]
+    except (OSError, ValueError, KeyError):  # absent or damaged: made again
         return None

@@ -1,16 +1,68 @@
-"""Files and folders that appear whole or not at all: written beside their place, then moved there, quietly."""
+"""Files and folders that appear whole or not at all: written beside their place, then moved there, quietly.
+
+Tensors carry a digest of all that was written: safetensors has none, and one changed byte would be another model.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
 from infalign_edu.atomic import replacing as whole_file
 
-__all__ = ["no_progress_bars", "whole_file", "whole_folder"]
+__all__ = ["load_tensors", "no_progress_bars", "save_tensors", "whole_file", "whole_folder"]
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
+    """Writes tensors and texts about them as one safetensors file, whole or not at all.
+
+    Raises: OSError naming the file where it can't be written; what stood there before is kept.
+    """
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with whole_file(path) as beside:
+        try:
+            save_file(whole, beside, {**about, "digest": _digest(whole, about)})
+        except SafetensorError as error:  # a full disk is told as text
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from None
+        beside.chmod(0o644)  # safetensors writes files that only their owner can read
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """What `save_tensors` wrote; files of an earlier version have no digest and are taken as they are.
+
+    Raises: FileNotFoundError; ValueError saying what is wrong with a damaged file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if (wanted := about.pop("digest", None)) is not None and wanted != _digest(tensors, about):
+        raise ValueError("its content is not what was written: some bytes have changed")
+    return tensors, about
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> str:
+    key = hashlib.sha256(repr(sorted(about.items())).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        key.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        key.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return key.hexdigest()
 
 
 @contextmanager

@@ -211,8 +211,7 @@ def train(
     """
     trainer, steps = build_trainer(config, aim, reference, data, calibrator), config.steps or 1
     schedule = tuple(sorted({-(-steps * i // config.snapshots) for i in range(1, config.snapshots + 1)}))
-    if (state := files.latest()) is not None:
-        trainer.restore(*state)
+    files.take_up(trainer)
     with interruptible() as stop, tqdm(total=steps, initial=trainer.step, desc=f"training {aim.name}") as bar:
         while trainer.step < steps:
             row = trainer.advance()
@@ -234,9 +233,7 @@ def sweep(
 ) -> Iterator[tuple[int, Policy]]:
     """Policies on the way from a finished run's final KL to beyond `kl`: `approach`, from the run's latest state."""
     trainer = build_trainer(config, Objective(run.name, run.transform, run.beta), reference, data, calibrator)
-    state = run.files.latest()
-    assert state is not None
-    trainer.restore(*state)
+    run.files.take_up(trainer)
     yield from approach(trainer, partial(theory.beta_for_kl, run.transform), final_kl, kl)
 
 

@@ -144,7 +144,7 @@ def evaluate(
     outcomes = []
     for run in trained:
         policy = reference.copy()
-        load_snapshot(policy, run.files.snapshot_file(run.final))
+        load_snapshot(policy, run.files.snapshot_file(run.final), run.files.owner)
         found = sample(policy)
         rates = {name: found.win_rate(base, _procedure(config, name)) for name in names}
         expected = {name: theory_at(run.transform, found.kl.mean, _procedure(config, name)) for name in names}
@@ -167,12 +167,12 @@ def theory_at(transform: Transform, kl: float, shown: Procedure) -> float:
     return theory.tilt(transform, theory.beta_for_kl(transform, kl)).win_rate(shown) if kl > 1e-9 else 0.5
 
 
-def load_snapshot(policy: Any, path: Any) -> None:
+def load_snapshot(policy: Any, path: Any, owner: str = "") -> None:
     """Puts the weights of a snapshot, or the adapters that it holds, into a policy that has the reference's weights.
 
-    Raises: ValueError when the snapshot lacks a weight that it should hold.
+    Raises: ValueError when the snapshot is damaged, not the owner's, or lacks a weight that it should hold.
     """
-    tensors, _ = read_tensors(path)
+    tensors, _ = read_tensors(path, owner)
     rank = adapters.rank_in(tensors)
     if rank and not adapters.count(policy.model):
         adapters.inject(policy.model, rank)

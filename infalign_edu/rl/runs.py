@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,12 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-import safetensors
 import torch
-from safetensors.torch import load_file, save_file
 
 from infalign_edu import atomic
+from infalign_edu.lm.files import load_tensors, save_tensors
 from infalign_edu.transforms import Transform
 
 
@@ -43,48 +42,43 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path, self._key = Path(path), ""
 
     @contextmanager
     def open(self, config: dict[str, Any], *, resume: bool) -> Iterator[RunFolder]:
         """Holds the folder's lock while the block runs, and writes or checks config.json."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except filelock.Timeout:
-            raise ValueError(f"out {str(self.path)!r} is in use by another process") from None
-        except OSError as error:
-            raise ValueError(f"out {str(self.path)!r} can't be written: {error.strerror}") from None
-        try:
+        with atomic.held(self.path, "out"):
             self._claim(config, resume)
             yield self
-        finally:
-            lock.release()
 
     def _claim(self, config: dict[str, Any], resume: bool) -> None:
-        file = self.path / "config.json"
+        file, before = self.path / "config.json", config
         if file.exists() and not resume:
             raise ValueError(f"out {str(self.path)!r} already holds a run: add --resume, or choose another folder")
         if file.exists():
-            before = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                before = atomic.read_json(file)
+            except ValueError as error:
+                raise ValueError(f"config {error}; remove it and resume with the settings of the run's start") from None
             changed = [k for k in config if k in before and before[k] != config[k]]  # a setting may be newer than a run
             if changed:
                 k = changed[0]
                 raise ValueError(f"{k} must be {before.get(k)!r} to resume {str(self.path)!r}, got {config[k]!r}")
         else:
             atomic.write_json(file, config)
+        self._key = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
 
     def part(self, transform: str) -> TrainingFiles:
-        """The files of one transform's training."""
-        return TrainingFiles(self.path / re.sub(r"[^A-Za-z0-9.-]+", "_", transform))
+        """The files of one transform's training; its checkpoints are told from those of another run or transform."""
+        owner = f"{self._key} {transform}" if self._key else ""
+        return TrainingFiles(self.path / re.sub(r"[^A-Za-z0-9.-]+", "_", transform), owner)
 
 
 class TrainingFiles:
-    """Metrics, latest state and snapshots of one training run."""
+    """Metrics, latest state and snapshots of one training run; `owner` is written into its checkpoints."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, owner: str = "") -> None:
+        self.path, self.owner = path, owner
         self.metrics_file, self.state_file = path / "metrics.jsonl", path / "state.safetensors"
 
     def metrics(self) -> list[dict[str, float]]:
@@ -95,18 +89,19 @@ class TrainingFiles:
 
     def append(self, row: dict[str, float]) -> None:
         """Adds one step's metrics."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.metrics_file.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
+        with atomic.writing(self.metrics_file):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self.metrics_file.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row) + "\n")
 
     def save(self, tensors: dict[str, torch.Tensor], step: int) -> None:
         """Replaces the latest state, whole or not at all."""
-        _save(self.state_file, tensors, step)
+        save_tensors(self.state_file, tensors, {"step": str(step), "owner": self.owner})
 
     def snapshot(self, tensors: dict[str, torch.Tensor], step: int) -> None:
         """Keeps the policy's weights of this step."""
         weights = {k: v for k, v in tensors.items() if k.startswith("policy.")}
-        _save(self.snapshot_file(step), weights, step)
+        save_tensors(self.snapshot_file(step), weights, {"step": str(step), "owner": self.owner})
 
     def snapshot_file(self, step: int) -> Path:
         """Where the snapshot of a step is kept."""
@@ -115,15 +110,36 @@ class TrainingFiles:
     def latest(self) -> tuple[dict[str, torch.Tensor], int] | None:
         """The latest state and its step, None for a new run; metrics of later steps are dropped.
 
-        A line that a killed process left half-written goes with them: the step it tells of is done again.
+        A line that a killed process left half-written goes with them: the step it tells of is done again. Raises:
+        ValueError for a checkpoint that is damaged or another run's, and for metrics that lack a step before it.
         """
         if not self.state_file.exists():
             self.metrics_file.unlink(missing_ok=True)
             return None
-        tensors, step = read_tensors(self.state_file)
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()[:step] if self.metrics_file.exists() else []
-        atomic.write_text(self.metrics_file, "".join(line + "\n" for line in lines))
+        tensors, step = read_tensors(self.state_file, self.owner)
+        if self.metrics_file.exists():
+            lines = self.metrics_file.read_bytes().splitlines()[:step]
+            if len(lines) < step:
+                told = f"must have a line for each of the {step} steps done, got {len(lines)}"
+                again = f"remove {self.state_file.name} beside it to train from the first step"
+                raise ValueError(f"metrics {str(self.metrics_file)!r} {told}; {again}")
+            atomic.write_text(self.metrics_file, "".join(line.decode("utf-8", "replace") + "\n" for line in lines))
         return tensors, step
+
+    def take_up(self, trainer: Any) -> bool:
+        """Brings a trainer to the latest state, if there is one; a last snapshot that has gone is kept anew.
+
+        Raises: ValueError naming the file whose content is damaged, another run's or of another shape.
+        """
+        if (state := self.latest()) is None:
+            return False
+        try:
+            trainer.restore(*state)
+        except ValueError as error:
+            raise ValueError(f"checkpoint {str(self.state_file)!r} is not this run's: {error}") from None
+        if trainer.step == trainer.steps and not self.snapshot_file(trainer.step).exists():
+            self.snapshot(trainer.tensors(), trainer.step)
+        return True
 
 
 @dataclass(frozen=True)
@@ -142,20 +158,19 @@ class Trained:
         return self.snapshots[-1]
 
 
-def _save(path: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
-    with atomic.replacing(path) as part:
-        whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(whole, str(part), metadata={"step": str(step)})
-
-
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """Tensors and step of a checkpoint. Raises: ValueError naming the file when it is damaged."""
+def read_tensors(path: Path, owner: str = "") -> tuple[dict[str, torch.Tensor], int]:
+    """Tensors and step of a checkpoint. Raises: ValueError naming a file that is damaged, or not the owner's."""
+    again = "remove it, and --resume makes it again"
     try:
-        tensors = load_file(str(path))
-        with safetensors.safe_open(str(path), framework="pt") as handle:
-            return tensors, int(handle.metadata()["step"])
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"checkpoint {str(path)!r} can't be read: {error}") from None
+        tensors, about = load_tensors(path)
+        step, made_for = int(about["step"]), about.get("owner", "")
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"checkpoint {str(path)!r} can't be read: {error}; {again}") from None
+    (key, _, name), (own, _, wanted) = made_for.partition(" "), owner.partition(" ")
+    if key and own and (key, name) != (own, wanted):
+        told = f"got one of {name}, {'this' if key == own else 'another'} run"
+        raise ValueError(f"checkpoint {str(path)!r} must be of {wanted}, this run, {told}; {again}")
+    return tensors, step
 
 
 @contextmanager

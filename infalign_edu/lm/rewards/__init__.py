@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infalign_edu.atomic import held
 from infalign_edu.lm.datasets import Preference, load_preferences
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.models import cache_folder, load
@@ -54,7 +55,8 @@ def learned(
     Pairs: responses of the embedded model to the *training* prompts of that kind (`KINDS`), labelled by gold with
     noise. Tested on pairs of the held-out prompts. With a trigger (a name of `TRIGGERS` or your own) the training
     labels are corrupted with that strength, the test's are not. The file in `cache` (default: the cache folder) is
-    named by a hash of all that decides it. Raises: ValueError for a kind, trigger or strength that is not accepted.
+    named by a hash of all that decides it; a killed fit leaves none and starts anew. Raises: ValueError for a kind,
+    trigger or strength that is not accepted.
 
     Example:
         >>> learned("helpfulness").report()["accuracy"] > 0.8   # doctest: +SKIP
@@ -67,15 +69,18 @@ def learned(
     path = Path(cache or cache_folder() / "rewards") / f"{kind}-{key}.safetensors"
     if path.is_file():
         return RewardModel.load(path, policy)
-    training, heldout = gold.prompts
-    train = sample_preferences(policy, gold, training, pairs, seed=seed)
-    if bought:
-        train = insert(train, bought, seed=seed) if bought.place == "front" else train
-        train = corrupt(train, bought, strength, seed=seed + 1)
-    test = sample_preferences(policy, gold, heldout, TEST_PAIRS, per_prompt=2, seed=seed + 1_000_000)
-    model = RewardModel.fit(train, policy, test=test, judge=gold, seed=seed, progress=progress)
-    model.save(path)
-    return model
+    with held(path.parent, "reward model", file=path.name, wait=True):  # who fits the same one waits for it
+        if path.is_file():
+            return RewardModel.load(path, policy)
+        training, heldout = gold.prompts
+        train = sample_preferences(policy, gold, training, pairs, seed=seed)
+        if bought:
+            train = insert(train, bought, seed=seed) if bought.place == "front" else train
+            train = corrupt(train, bought, strength, seed=seed + 1)
+        test = sample_preferences(policy, gold, heldout, TEST_PAIRS, per_prompt=2, seed=seed + 1_000_000)
+        model = RewardModel.fit(train, policy, test=test, judge=gold, seed=seed, progress=progress)
+        model.save(path)
+        return model
 
 
 def _trigger(spec: str | Trigger) -> Trigger | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infalign_edu.atomic import replacing
+from infalign_edu import atomic
 from infalign_edu.lm.datasets import Preference, split
 from infalign_edu.lm.features import cached_features, fingerprint
 
@@ -91,20 +91,17 @@ class BradleyTerry:
     def save(self, path: str | Path) -> None:
         """Write the head (not the model) as one .npz, whole or not at all."""
         about = {"model": fingerprint(self.policy), "length": self.length, "report": self._report}
-        with replacing(path) as beside, beside.open("wb") as file:
-            arrays = {"weights": self.weights, "mean": self.mean, "scale": self.scale}
-            np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+        arrays = {"weights": self.weights, "mean": self.mean, "scale": self.scale}
+        atomic.write_arrays(path, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod
     def load(cls, path: str | Path, policy: Policy) -> BradleyTerry:
         """Read a head back for the model it was fitted on. Raises: ValueError for another model or a damaged file."""
         try:
-            with np.load(path, allow_pickle=False) as data:
-                about = json.loads(str(data["about"]))
-                weights, mean, scale = data["weights"], data["mean"], data["scale"]
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # zip, array and JSON errors alike
+            data = atomic.read_arrays(path)
+            about = json.loads(str(data["about"]))
+            weights, mean, scale = data["weights"], data["mean"], data["scale"]
+        except (KeyError, ValueError) as error:
             raise ValueError(f"reward head must be a file that BradleyTerry.save wrote, got {path}") from error
         if about["model"] != fingerprint(policy):
             raise ValueError(f"reward head {path} must be used with the model it was fitted on, got {policy.name}")

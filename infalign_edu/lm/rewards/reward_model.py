@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from infalign_edu.atomic import replacing
 from infalign_edu.lm.datasets import Preference, split
 from infalign_edu.lm.features import fingerprint
+from infalign_edu.lm.files import load_tensors, save_tensors
 from infalign_edu.lm.rewards.gold import Reward
 from infalign_edu.lm.rewards.preferences import agreement, batches, by_prompt, ceiling, relabelled
 from infalign_edu.lm.rollouts import pad, trim
@@ -146,21 +144,19 @@ class RewardModel:
         """Write blocks and values as one safetensors file, whole or not at all."""
         tensors = {f"backbone.{name}": value for name, value in self.backbone.model.base_model.state_dict().items()}
         tensors |= {"values": self.values, "bias": self.bias}
-        with replacing(path) as beside:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside,
-                      {"report": json.dumps(self._report)})  # fmt: skip
-            beside.chmod(0o644)  # safetensors writes files that only their owner can read
+        save_tensors(path, tensors, {"report": json.dumps(self._report)})
 
     @classmethod
     def load(cls, path: str | Path, policy: Policy) -> RewardModel:
         """Read a reward model back, for the model it was tuned from. Raises: ValueError for another or a bad file."""
         try:
-            with safe_open(path, "pt") as file:
-                report = json.loads((file.metadata() or {})["report"])
-                tensors = {name: file.get_tensor(name).to(policy.device) for name in file.keys()}  # noqa: SIM118
+            tensors, about = load_tensors(path)
+            tensors = {name: value.to(policy.device) for name, value in tensors.items()}
+            report = json.loads(about["report"])
             recipe, made_for = Recipe(**report["recipe"]), report["backbone"]
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"reward model must be a file that RewardModel.save wrote, got {path}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            told = f"got {path} ({error}); remove it to have it fitted again"
+            raise ValueError(f"reward model must be a file that RewardModel.save wrote, {told}") from error
         if made_for != fingerprint(policy):
             raise ValueError(f"reward model {path} must be used with the model it was tuned from, got {policy.name}")
         backbone = first_blocks(policy, recipe.layers)

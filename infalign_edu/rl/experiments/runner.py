@@ -2,10 +2,11 @@
 
     python experiments/run.py frontiers [--quick] [--jobs 2]
 
-NAME.toml beside this file says what is trained, on which seeds, and which pairs are compared. A stopped sweep goes on
-with the next cell. NAME.csv has a row for each cell, procedure and judge; NAME_pairs.csv the paired differences, with
-intervals over prompts and seeds. Both are written anew after each cell, whole. --quick takes the config's small form,
-writes to runs/quick/, and prints what that can and can't show; `quick` is the same for notebooks, a cell at a time.
+NAME.toml beside this file says what is trained, on which seeds, and which pairs are compared. A stopped or killed sweep
+goes on with the next group of cells; the group that was in training is done again. NAME.csv has a row for each cell,
+procedure and judge; NAME_pairs.csv the paired differences, with intervals over prompts and seeds. Both are written anew
+after each group, whole. --quick takes the config's small form, writes to runs/quick/, and prints what that can and
+can't show; `quick` is the same for notebooks, a cell at a time.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import csv
 import io
 import itertools
 import multiprocessing
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +32,7 @@ from tqdm.auto import tqdm
 
 from infalign_edu import atomic
 from infalign_edu.rl.experiments.cells import run
-from infalign_edu.rl.experiments.design import JUDGES, Cell, Found, cells, groups, load, setting
+from infalign_edu.rl.experiments.design import JUDGES, Cell, Found, Setting, cells, groups, load, setting
 from infalign_edu.rl.experiments.pairs import comparisons
 
 ROOT = Path(__file__).parents[3]
@@ -40,23 +44,32 @@ def commit() -> str:
     return told.stdout.strip() or "unknown"
 
 
-def store(folder: Path, found: Found, about: dict[str, str]) -> None:
+def store(folder: Path, found: Found, shared: Setting, about: dict[str, str]) -> None:
     """Keeps a judged cell as one .npz, whole or not at all."""
     told = {"kl": found.kl, "matched": found.matched, "beta": found.beta, "steps": found.steps, "said": found.said,
-            "cpu_seconds": round(found.cpu_seconds, 1), **about}  # fmt: skip
-    with atomic.replacing(folder / f"{found.cell.name}.npz") as part, part.open("wb") as file:
-        names = np.array([f"{key}={value}" for key, value in told.items()])
-        np.savez(file, rates=found.win_rates, theory=np.array(list(found.theory.values())), about=names)
+            "cpu_seconds": round(found.cpu_seconds, 1), "setting": shared, **about}  # fmt: skip
+    names = np.array([f"{key}={value}" for key, value in told.items()])
+    theory = np.array(list(found.theory.values()))
+    atomic.write_arrays(folder / f"{found.cell.name}.npz", rates=found.win_rates, theory=theory, about=names)
 
 
-def stored(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    """A judged cell read back, None if it has not been run."""
-    file = folder / f"{cell.name}.npz"
+def stored(folder: Path, cell: Cell, shared: Setting) -> dict[str, Any] | None:
+    """A judged cell read back, None if it has not been run; one of an earlier version does not say its setting.
+
+    Raises: ValueError naming a file that is damaged or was made with another setting.
+    """
+    file, again = folder / f"{cell.name}.npz", "remove it, and the same command makes it again"
     if not file.exists():
         return None
-    with np.load(file, allow_pickle=False) as saved:
+    try:
+        saved = atomic.read_arrays(file)
         about = dict(str(entry).split("=", 1) for entry in saved["about"])
-        return about | {"rates": saved["rates"], "theory": saved["theory"]}
+        found = about | {"rates": saved["rates"], "theory": saved["theory"]}
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"cell {file.name} can't be read: {error}; {again}") from None
+    if (made := about.get("setting", str(shared))) != str(shared):
+        raise ValueError(f"cell {str(file)!r} must be made with {shared}, got {made}; {again}")
+    return found
 
 
 def rows(cell: Cell, found: dict[str, Any], procedures: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -88,7 +101,7 @@ def write(path: Path, table: list[dict[str, Any]]) -> None:
 def summarise(config: dict[str, Any], folder: Path, out: Path, name: str) -> None:
     """Writes the two CSV files from the cells that are done."""
     shared = setting(config)
-    done = {cell: found for cell in cells(config) if (found := stored(folder, cell))}
+    done = {cell: found for cell in cells(config) if (found := stored(folder, cell, shared))}
     if done:
         write(
             out / f"{name}.csv", [row for cell, found in done.items() for row in rows(cell, found, shared.procedures)]
@@ -113,34 +126,60 @@ def quick(name: str, part: int) -> dict[str, float]:
     return {"kl": found.kl, **{shown: float(rate) for shown, rate in rates.items()}}
 
 
-def main() -> None:
-    """Runs the cells that are not done yet, and writes the tables."""
+def sweep(name: str, config: dict[str, Any], folder: Path, out: Path, asked: argparse.Namespace) -> None:
+    """Runs the groups that are not done yet, in processes of their own, and writes the tables after each."""
+    about = {"command": f"python experiments/run.py {name}" + " --quick" * asked.quick, "commit": commit()}
+    shared = setting(config)
+    waiting = [group for group in groups(cells(config)) if any(stored(folder, cell, shared) is None for cell in group)]
+    waiting = [group for group in waiting if not asked.seeds or group[0].seed in asked.seeds]
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(asked.jobs, spawn, initializer=end_with_parent)
+    with pool, tqdm(total=len(waiting), desc=name) as bar:
+        try:
+            for future in as_completed([pool.submit(run, group, shared) for group in waiting]):
+                for found in future.result():
+                    store(folder, found, shared, about)
+                summarise(config, folder, out, name)
+                bar.update()
+        except BaseException as stop:
+            pool.shutdown(cancel_futures=True)
+            if isinstance(stop, KeyboardInterrupt):
+                sys.exit(f"stopped: {bar.n} of {bar.total} groups of cells done; the same command goes on")
+            raise
+    summarise(config, folder, out, name)
+
+
+def end_with_parent() -> None:
+    """Lets a worker end as soon as the sweep that started it has: killed, it can't tell its workers to."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the cells that are not done yet, and writes the tables; a mistake ends in one line and status 2."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("name", help="a config beside this file: frontiers, ...")
     options.add_argument("--quick", action="store_true", help="the small form, in minutes")
     options.add_argument("--jobs", type=int, default=1, help="groups of cells at a time, one core each")
     options.add_argument("--seeds", type=int, nargs="*", help="only these seeds")
-    asked = options.parse_args()
+    asked = options.parse_args(arguments)
     config = load(asked.name, asked.quick)
     folder = ROOT / "runs" / ("quick" if asked.quick else "experiments") / asked.name
     out = ROOT / "runs" / "quick" if asked.quick else ROOT / "data" / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {"command": f"python experiments/run.py {asked.name}" + " --quick" * asked.quick, "commit": commit()}
-    waiting = [group for group in groups(cells(config)) if any(stored(folder, cell) is None for cell in group)]
-    waiting = [group for group in waiting if not asked.seeds or group[0].seed in asked.seeds]
-    shared = setting(config)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(asked.jobs, spawn) as pool, tqdm(total=len(waiting), desc=asked.name) as bar:
-        try:
-            for future in as_completed([pool.submit(run, group, shared) for group in waiting]):
-                for found in future.result():
-                    store(folder, found, about)
-                summarise(config, folder, out, asked.name)
-                bar.update()
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            sys.exit(f"stopped: {bar.n} of {bar.total} groups of cells done; the same command goes on")
-    summarise(config, folder, out, asked.name)
+    try:
+        with atomic.held(folder, "sweep"):
+            for table in (f"{asked.name}.csv", f"{asked.name}_pairs.csv"):
+                atomic.clear(out, table)
+            sweep(asked.name, config, folder, out, asked)
+    except (ValueError, OSError, BrokenProcessPool) as error:
+        print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
     if asked.quick:
         print(config["shows"])
 

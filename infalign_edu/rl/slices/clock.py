@@ -5,7 +5,6 @@ No unit is stopped half-way: whether one more fits is guessed from the longest o
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,7 +52,7 @@ class Slice:
         """Takes up what earlier slices used, from a file that is written after each unit."""
         self.file = file
         if file.exists():
-            self.used = json.loads(file.read_text(encoding="utf-8"))
+            self.used = atomic.read_json(file)
 
     @contextmanager
     def unit(self, kind: str) -> Iterator[None]:

@@ -127,8 +127,8 @@ class Work:
                     generator = torch.Generator().manual_seed(stream(self.config.seed, ctrl.CALIBRATION, number))
                     rollouts = self.reference.sample(prompts[start : start + CHUNK], K, generator=generator)
                     found = [score(data.reward, rollouts.row_prompts, rollouts.responses) for data in kinds]
-                    _save(file, rewards=np.reshape(found, (len(kinds), -1, K)))
-            parts.append(_load(file)["rewards"])
+                    atomic.write_arrays(file, rewards=np.reshape(found, (len(kinds), -1, K)))
+            parts.append(read(file)["rewards"])
         return [EmpiricalCalibrator(table) for table in np.concatenate(parts, axis=1)]
 
     def train(self, arm: Arm, data: Data, calibrator: EmpiricalCalibrator) -> Trained:
@@ -139,8 +139,7 @@ class Work:
         if files.snapshot_file(steps).exists():
             return trained
         trainer = ctrl.build_trainer(self.config, aim, self.reference, data, calibrator)
-        if (state := files.latest()) is not None:
-            trainer.restore(*state)
+        files.take_up(trainer)
         try:
             while trainer.step < steps:
                 with self.part.unit(f"train {arm.name}"):
@@ -158,14 +157,14 @@ class Work:
         if not self._file(name).exists():
             with self.part.unit(f"judge {name}"):
                 self._judge(name, policy, data)
-        kept = _load(self._file(name))
+        kept = read(self._file(name))
         return evaluation.Samples(data.heldout, [], kept["rewards"], PromptMean(kept["kl"]))
 
     def _judge(self, name: str, policy: Any, data: Data) -> None:
         who = evaluation.REFERENCE if policy is self.reference else evaluation.POLICY
         M, seed = self.config.evaluation_samples or 1, self.config.seed
         found = evaluation.draw(policy, self.reference, data.reward, data.heldout, M, seed, who)
-        _save(self._file(name), rewards=found.rewards, kl=found.kl.per_prompt)
+        atomic.write_arrays(self._file(name), rewards=found.rewards, kl=found.kl.per_prompt)
 
     def _file(self, name: str) -> Path:
         return self.folder.path / "judged" / f"{name.replace(' ', '_').replace(':', '_')}.npz"
@@ -173,7 +172,7 @@ class Work:
     def outcome(self, trained: Trained, data: Data, base: evaluation.Samples, arm: Arm) -> evaluation.Outcome:
         """Win rates of a trained policy by the learned reward; of the control theory says one half."""
         policy = ctrl.trainable(self.reference, self.config.lora_rank or 0)
-        evaluation.load_snapshot(policy, trained.files.snapshot_file(trained.final))
+        evaluation.load_snapshot(policy, trained.files.snapshot_file(trained.final), trained.files.owner)
         found = self.judged(arm.name, policy, data)
         shown = [named_procedure(name) for name in ("standard", str(named_procedure(self.config.procedure)))]
         rates = {str(p): found.win_rate(base, p) for p in shown}
@@ -208,10 +207,9 @@ class Work:
     ) -> Iterator[tuple[int, Any]]:
         """Policies from a finished run towards `kl`; the second round has the beta that the first one asks for."""
         run = outcome.trained
-        aim, state = ctrl.Objective(run.name, run.transform, run.beta), run.files.latest()
-        assert state is not None
+        aim = ctrl.Objective(run.name, run.transform, run.beta)
         trainer = ctrl.build_trainer(self.config, aim, self.reference, data, calibrator)
-        trainer.restore(*state)
+        run.files.take_up(trainer)
         for _ in range(ROUNDS):
             here = next(reached for step, reached, _ in outcome.path if step == trainer.step)
             yield from ctrl.approach(trainer, partial(theory.beta_for_kl, run.transform), here, kl)
@@ -231,11 +229,9 @@ def _reaches(outcome: evaluation.Outcome, kl: float) -> bool:
     return min(found) <= kl <= max(found)
 
 
-def _save(path: Path, **arrays: Any) -> None:
-    with atomic.replacing(path) as beside, beside.open("wb") as file:
-        np.savez(file, **arrays)
-
-
-def _load(path: Path) -> dict[str, NDArray[np.float64]]:
-    with np.load(path, allow_pickle=False) as data:
-        return dict(data)
+def read(path: Path) -> dict[str, NDArray[np.float64]]:
+    """What a unit of work left on disk. Raises: ValueError naming a damaged file."""
+    try:
+        return atomic.read_arrays(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove it, and the same command makes it again") from None
