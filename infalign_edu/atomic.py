@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -19,6 +20,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+MAX_RATIO = 50  # what `write_arrays` writes is not compressed at all
 
 
 @contextmanager
@@ -116,18 +119,24 @@ def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     """The arrays of an .npz file. Raises: FileNotFoundError; ValueError naming the file when it is damaged.
 
+    It is damaged, too, when it holds pickled objects, or would unpack to more than `MAX_RATIO` times its size.
+
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.npz"
     >>> write_arrays(target, x=[1, 2]); read_arrays(target)["x"].tolist()
     [1, 2]
     """
     try:
+        with zipfile.ZipFile(path) as packed:  # numpy would tell how to open a pickle all the same
+            if sum(part.file_size for part in packed.infolist()) > MAX_RATIO * max(Path(path).stat().st_size, 1 << 20):
+                raise ValueError(f"it would unpack to more than {MAX_RATIO} times its size")
         with np.load(path, allow_pickle=False) as saved:
             return dict(saved)
     except FileNotFoundError:
         raise
     except Exception as error:  # zip, zlib, array and header errors alike
         told = " ".join(str(error).split()) or type(error).__name__
+        told = "it holds objects, not numbers, and objects may run code" if "allow_pickle" in told else told
         raise ValueError(f"{str(path)!r} can't be read: {told}") from error
 
 

@@ -126,7 +126,8 @@ def load(reference: Policy, folder: str | Path) -> Policy:
     try:
         saved = load_file(str(Path(folder) / FILE))
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"adapters must be a folder with {FILE}, got {folder}: {error}") from None
+        told = f"{' '.join(str(error).split())[:200]}; save them again, a pickle is never opened"
+        raise ValueError(f"adapters must be a folder with {FILE}, got {folder}: {told}") from None
     policy = attach(reference, rank_in(saved) or 1)
     into = {_filed(name): weight for name, weight in policy.model.named_parameters() if MARK in name}
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in into.items()}:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 MAX_LINE = 1_000_000  # bytes; a longer line is no prompt that a model can read
+MAX_RATIO = 50  # text shrinks to a tenth or so; what grows more than this was made to fill somebody's memory
 
 T = TypeVar("T")
 
@@ -21,12 +22,13 @@ T = TypeVar("T")
 def read(path: Path, parse: Callable[[str], T], skip: bool) -> tuple[list[T], dict[str, int]]:
     """Every line through `parse`; a ValueError gets file and line, or is counted by its reason if `skip`.
 
-    Returns the rows and {reason: lines skipped}. Blank lines are no error. Raises: ValueError, one line.
+    Returns the rows and {reason: lines skipped}. Blank lines are no error. Raises: ValueError, one line; also for a
+    compressed file that grows to more than `MAX_RATIO` times its size (or a megabyte's).
     """
     rows: list[T] = []
     skipped: Counter[str] = Counter()
     with path.open("rb") as raw:
-        file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        file = _Inflated(path, raw) if path.suffix == ".gz" else raw
         for number, (line, reason) in enumerate(_lines(file), start=1):
             try:
                 if reason:
@@ -42,6 +44,21 @@ def read(path: Path, parse: Callable[[str], T], skip: bool) -> tuple[list[T], di
     if not rows:
         raise ValueError(f"{path} must hold at least one good line, got none ({dict(skipped) or 'empty'})")
     return rows, dict(skipped)
+
+
+class _Inflated(gzip.GzipFile):
+    """A gzip file that ends with an error where it has grown too much: ten megabytes may hold ten gigabytes."""
+
+    def __init__(self, path: Path, raw: BinaryIO) -> None:
+        super().__init__(fileobj=raw, mode="rb")
+        self.path, self.most = path, MAX_RATIO * max(path.stat().st_size, MAX_LINE)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(-1 if size is None else size)
+        if self.tell() > self.most:
+            told = f"must inflate to at most {self.most:,} bytes, {MAX_RATIO} times its size, got more"
+            raise ValueError(f"{self.path} {told}; unpack it first if you trust it")
+        return line
 
 
 def _lines(file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[bytes, str]]:

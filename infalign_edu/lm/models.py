@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from infalign_edu.lm import embedded, hub
 from infalign_edu.lm.files import no_progress_bars, whole_folder
+from infalign_edu.lm.model_folder import check_adapter, check_files, check_settings
 from infalign_edu.lm.policy import Policy
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -81,12 +82,11 @@ def locate(spec: str | Path) -> tuple[Path, str, str | None]:
 
 
 def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder, through a transformers Auto class: safetensors or GGUF, no remote code."""
-    if gguf is None and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"model folder must hold a config.json, got {folder}")
-    if gguf is None and not any(folder.glob("*.safetensors")):
-        held = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-        raise ValueError(f"model folder must hold *.safetensors weights, got {folder} with {held or 'no weights'}")
+    """Model and tokenizer of a folder, through a transformers Auto class: safetensors or GGUF, no remote code.
+
+    Raises: FileNotFoundError or ValueError, one line each; what a folder may name is in `model_folder`.
+    """
+    (check_adapter if gguf else check_files)(folder)
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     weights: dict[str, Any] = {"use_safetensors": True, "dtype": dtype}
     if gguf:
@@ -102,6 +102,7 @@ def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None
         raise ValueError(f"model {folder / (gguf or '')} can't be read: {reason}") from error
     if missing := sorted(info["missing_keys"]):  # else transformers would fill them with random numbers
         raise ValueError(f"model {folder} must hold all weights of {type(model).__name__}, got none for {missing[:3]}")
+    check_settings(folder, model, tokenizer)
     if gguf and getattr(model, "hf_quantizer", None) is not None:  # the weights are dense now: let them be saved
         model.hf_quantizer, model.is_quantized = None, False
         del model.config.quantization_config

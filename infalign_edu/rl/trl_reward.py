@@ -19,6 +19,7 @@ import numpy as np
 
 from infalign_edu.lm import rewards
 from infalign_edu.lm.datasets import turns
+from infalign_edu.lm.model_folder import check_files
 from infalign_edu.procedures import Procedure
 from infalign_edu.rl.config import CTRLConfig
 from infalign_edu.rl.ctrl import objective
@@ -193,13 +194,16 @@ class CTRLReward:
                 processes: int | None = None, **changes: Any) -> Any:  # fmt: skip
         """TRL's RLOOTrainer for a model in a folder or on the Hub, checked, with the tables in its checkpoints.
 
-        `changes` are any other arguments of RLOOConfig. Raises: ImportError where TRL is missing; as `check`.
+        `changes` are any other arguments of RLOOConfig. Raises: ImportError where TRL is missing; as `check`, and as
+        `lm.model_folder.check_files` for a folder.
         """
         try:
             from datasets import Dataset
             from trl import RLOOConfig, RLOOTrainer
         except ImportError as error:
             raise ImportError(f"TRL must be installed: pip install 'infalign-edu[trl]' ({error})") from None
+        if Path(model).is_dir():
+            check_files(Path(model))  # TRL would take a pickle where there are no safetensors
         config = RLOOConfig(output_dir=str(output_dir), **self.settings(**changes))
         function: Any = self  # TRL's type wants a list that may hold None
         data = Dataset.from_dict(self.columns())

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from infalign_edu.atomic import replacing
+from infalign_edu.atomic import read_arrays, replacing
 from infalign_edu.calibration import EmpiricalCalibrator
 from infalign_edu.lm.datasets import split
 from infalign_edu.lm.decoding.value import Head, StateReader
@@ -123,16 +123,17 @@ class LearnedValue:
     def load(cls, path: str | Path, policy: Policy) -> LearnedValue:
         """Read a value back for the model it was fitted on. Raises: ValueError for another model or a damaged file."""
         try:
-            with np.load(path, allow_pickle=False) as data:
-                about = json.loads(str(data["about"]))
-                arrays = {name: torch.tensor(data[name]) for name in data.files if name != "about"}
+            data = read_arrays(path)
+            about = json.loads(str(data.pop("about")))
+            arrays = {name: torch.tensor(value) for name, value in data.items()}
             width, twice = arrays["first.weight"].shape
             head = Head(twice // 2, width).to(policy.device)
             head.load_state_dict(arrays)
         except FileNotFoundError:
             raise
         except Exception as error:  # zip, array, JSON and shape errors alike
-            raise ValueError(f"value must be a file that LearnedValue.save wrote, got {path}") from error
+            told = f"got {path} ({' '.join(str(error).split())[:200]}); fit it again"
+            raise ValueError(f"value must be a file that LearnedValue.save wrote, {told}") from error
         if about["model"] != fingerprint(policy):
             raise ValueError(f"value {path} must be used with the model it was fitted on, got {policy.name}")
         return cls(policy, head, about["report"], about["calibrated"])

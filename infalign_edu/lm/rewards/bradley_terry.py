@@ -102,7 +102,8 @@ class BradleyTerry:
             about = json.loads(str(data["about"]))
             weights, mean, scale = data["weights"], data["mean"], data["scale"]
         except (KeyError, ValueError) as error:
-            raise ValueError(f"reward head must be a file that BradleyTerry.save wrote, got {path}") from error
+            told = f"got {path} ({' '.join(str(error).split())[:200]}); fit it again"
+            raise ValueError(f"reward head must be a file that BradleyTerry.save wrote, {told}") from error
         if about["model"] != fingerprint(policy):
             raise ValueError(f"reward head {path} must be used with the model it was fitted on, got {policy.name}")
         return cls(policy, weights, mean, scale, about["report"], about["length"])
