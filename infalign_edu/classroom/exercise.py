@@ -205,7 +205,8 @@ def _kind(value: Any) -> str:
     if value is None:
         return "None"
     if isinstance(value, dict):
-        return f"a dict with the keys {', '.join(map(str, value))}"
+        more = f" and {len(value) - 8} more" if len(value) > 8 else ""
+        return f"a dict with the keys {', '.join(map(str, list(value)[:8]))}{more}"
     try:
         shape = array(value).shape
     except (TypeError, ValueError):

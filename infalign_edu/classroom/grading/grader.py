@@ -90,7 +90,8 @@ def _grade_all(course: Course, found: Sequence[submissions.File], seed: int, lim
             rows += made
             if say is not None:
                 points, most = (sum(row[column] for row in made) for column in ("points", "max"))
-                say(f"{file.student}  {made[0]['notebook'] or file.path.name}  {points:g} of {most:g}")
+                named = made[0]["notebook"] or submissions.printable(file.path.name)
+                say(f"{file.student}  {named}  {points:g} of {most:g}")
     finally:  # also when it is interrupted: what is there is whole
         _similar(rows, course.solutions)
         _tables(course.root.parent, rows, course)
@@ -147,7 +148,8 @@ def _which(course: Course, file: submissions.File, found: submissions.Submission
 
 def _refused(file: submissions.File, message: str) -> Row:
     nothing = {"notebook": "", "exercise": "", "points": 0.0, "max": 0, "seconds": 0.0, "form": "", "feedback": ""}
-    return {"student": file.student, **nothing, "message": f"{file.path.name}: {message}", "flags": ["not graded"]}
+    told = submissions.printable(f"{file.path.name}: {message}")
+    return {"student": file.student, **nothing, "message": told, "flags": ["not graded"]}
 
 
 def grade_one(course: Course, file: submissions.File, found: submissions.Submission, stem: str, seed: int,

@@ -15,6 +15,7 @@ from infalign_edu.classroom.checks import VISIBLE
 from infalign_edu.classroom.exercise import Arguments, Exercise, Failure, Verdict, judge
 from infalign_edu.classroom.grading.sandbox import USUAL, Code, Limits, run
 
+LONGEST = 2_000  # characters of a message, which may quote what was returned
 _JUDGING = threading.Lock()  # what silences warnings while judging is common to all threads
 
 
@@ -53,7 +54,8 @@ def mark(
 def _judge(exercise: Exercise, cases: Sequence[Arguments], values: Sequence[Any]) -> Verdict:
     try:
         with _JUDGING:
-            return judge(exercise, cases, values)
+            verdict = judge(exercise, cases, values)
+            return replace(verdict, message=verdict.message[:LONGEST])
     except Exception as error:  # a value made to upset the comparison costs its author the points, not the grader
         return Verdict(False, f"The values can't be compared ({type(error).__name__}).", len(cases))
 

@@ -17,6 +17,7 @@ ALLOWED = frozenset(("math", "cmath", "itertools", "functools", "collections", "
                      "decimal", "operator", "bisect", "heapq", "typing", "dataclasses", "copy", "string", "re",
                      "numbers", "enum", "abc", "numpy", "scipy", "torch"))  # fmt: skip
 HARMLESS = {"check", "hint", "require"}  # of the course, in an answer: the grader's stand-ins do nothing
+LONGEST, DEEPEST = 20_000, 150  # characters of a cell and levels of its tree; more is not looked at
 FORCED = 40  # nodes of an answer up to which two learners may well write the same
 
 
@@ -31,12 +32,22 @@ def python(text: str) -> ast.Module | str:
             tree = ast.parse(text)
         except SyntaxError:
             tree = ast.parse(re.sub(r"^[ \t]*[%!?].*$", "", text, flags=re.MULTILINE))
-        ast.unparse(tree)  # a tree too deep for this is too deep for all that follows
+        ast.unparse(tree)  # a tree too deep for this is too deep for all that follows, and so is what `_depth` finds
+        if _depth(tree) > DEEPEST:
+            raise RecursionError
     except SyntaxError as error:
         return f"line {error.lineno}: {error.msg}"
     except (ValueError, RecursionError, MemoryError, OverflowError):
         return "it is nested too deeply, or holds characters that no program has"
     return tree
+
+
+def _depth(tree: ast.AST) -> int:
+    """Levels of a tree, counted one level after the other: a chain of a thousand elifs must not end the grader."""
+    levels, nodes = 0, [tree]
+    while nodes:
+        levels, nodes = levels + 1, [child for node in nodes for child in ast.iter_child_nodes(node)]
+    return levels
 
 
 def _roots(node: ast.AST) -> set[str]:
@@ -58,8 +69,8 @@ class Cell:
 
     @cached_property
     def tree(self) -> ast.Module:
-        """The syntax tree, empty for a cell that is not Python."""
-        found = python(self.text)
+        """The syntax tree, empty for a cell that is not Python, or longer than anybody writes."""
+        found = python(self.text) if len(self.text) <= LONGEST else "too long"
         return ast.Module([], []) if isinstance(found, str) else found
 
     @cached_property

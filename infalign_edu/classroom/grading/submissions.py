@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from infalign_edu.classroom.grading.sandbox import Code
-from infalign_edu.classroom.grading.source import Cell, imports, library, preload, python
+from infalign_edu.classroom.grading.source import LONGEST, Cell, imports, library, preload, python
 from infalign_edu.classroom.masters import Notebook, answers
 
-LARGEST, LONGEST, MOST = 20 << 20, 20_000, 2_000  # bytes of a file, characters of a cell, cells of a notebook
+LARGEST, MOST, CODE = 20 << 20, 2_000, 1_000_000  # bytes of a file, cells of a notebook, characters of its code
 STUDENT = re.compile(r"\w[\w .@+-]{0,63}")
 
 
@@ -71,12 +71,21 @@ def files(folder: Path) -> list[File]:
     return found
 
 
+def printable(text: str) -> str:
+    r"""Text for a terminal and a table: what moves a cursor, or was no UTF-8 in a file's name, becomes a question mark.
+
+    >>> printable("a\x1b[2J\udcff\nb")
+    'a?[2J??b'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _below(folder: Path, root: Path) -> Iterator[File]:
     for path in sorted(folder.iterdir()):
         parts = path.relative_to(root).parts
         if any(part.startswith(".") for part in parts):
             continue
-        student = parts[0] if len(parts) > 1 or path.is_dir() else path.stem
+        student = printable(parts[0] if len(parts) > 1 or path.is_dir() else path.stem)
         if path.is_symlink():
             yield File(student, path, "links are refused: hand in the file itself")
         elif path.is_dir() and len(parts) <= 2:
@@ -113,6 +122,7 @@ def _cells(data: Any) -> Iterator[Cell]:
         raise TypeError("it has no list of cells")
     if len(listed) > MOST:
         raise TypeError(f"it has {len(listed)} cells, at most {MOST} are read")
+    size = 0
     for cell in listed:
         text = cell.get("source", "")
         text = "".join(text) if isinstance(text, list) and all(isinstance(line, str) for line in text) else text
@@ -123,6 +133,9 @@ def _cells(data: Any) -> Iterator[Cell]:
         mark = marks.get("grade_id") if isinstance(marks, dict) and marks.get("solution") is True else ""
         text = text.encode("utf-8", "replace").decode()
         if cell.get("cell_type") == "code":
+            size += len(text)
+            if size > CODE:
+                raise TypeError(f"it has more than {CODE:,} characters of code")
             yield Cell(str(cell.get("id", ""))[:64], mark if isinstance(mark, str) else "", text)
 
 
