@@ -1,0 +1,190 @@
+"""Cases that mutation testing asked for: each is one that a changed formula, bound or message once survived."""
+
+import re
+
+import numpy as np
+import pytest
+
+import infalign_edu as ia
+from infalign_edu import calibration, order_statistics, procedures, theory, transforms
+from infalign_edu.mixtures import Mixture
+from infalign_edu.theory import finite_samples, lesson
+from infalign_edu.winrate import PromptMean
+
+ROWS = [[1.0, 2.0, 3.0], [4.0, 6.0, 5.0]]
+SPACE = theory.SequenceSpace(np.full((2, 2), 0.25), [[0.0, 1.0], [2.0, 3.0]])
+
+
+# Every argument is named in its error, with the value.
+@pytest.mark.parametrize(("call", "told"), [
+    (lambda: calibration.unbiased_power([0], K=4, m=-1), "m must be an integer of at least 0, got -1"),
+    (lambda: calibration.unbiased_power([0], K=0, m=0), "K must be an integer of at least 1, got 0"),
+    (lambda: calibration.reward_kl([0.5] * 9, bins=0), "bins must be an integer of at least 1, got 0"),
+    (lambda: finite_samples.bernstein(ia.Identity(), 0), "K must be an integer of at least 1, got 0"),
+    (lambda: finite_samples.calibration_cost(ia.Identity(), "best-of-2", 4, -1.0), "kl must be"),
+    (lambda: finite_samples.dkw_band(0), "K must be an integer of at least 1, got 0"),
+    (lambda: finite_samples.dkw_band(8, 0.0), "delta must lie in (0, 1), got 0.0"),
+    (lambda: finite_samples.dkw_band(8, 1.0), "delta must lie in (0, 1), got 1.0"),
+    (lambda: finite_samples.best_of_n_kl_bound(0), "n must be an integer of at least 1, got 0"),
+    (lambda: finite_samples.best_of_n_kl_estimate([-1.0], 0), "n must be an integer of at least 1, got 0"),
+    (lambda: finite_samples.best_of_n_kl_estimate([0.5], 2), "log_probability must be at most 0, got 0.5"),
+    (lambda: theory.beta_for_kl(ia.Identity(), 0.0), "kl must be"),
+    (lambda: theory.optimal_beta_for_kl("best-of-2", -1.0), "kl must be"),
+    (lambda: theory.tilt(ia.Identity(), 0.0), "beta must be"),
+    (lambda: lesson.fixed_point("best-of-2", 0.5, steps=-1), "steps must be an integer of at least 0, got -1"),
+    (lambda: lesson.naive_fixed_point("best-of-2", 0.5, steps=0), "steps must be an integer of at least 1, got 0"),
+    (lambda: lesson.fixed_point("best-of-2", 0.5, steps=3).after(9), "step must be a step from 0 to 3, got 9"),
+    (lambda: SPACE.blockwise(0, 1), "block must be an integer of at least 1, got 0"),
+    (lambda: SPACE.blockwise(1, 0), "draws must be an integer of at least 1, got 0"),
+    (lambda: SPACE.tree_search(0), "draws must be an integer of at least 1, got 0"),
+    (lambda: SPACE.tree_search(2, 0), "beams must be an integer of at least 1, got 0"),
+    (lambda: SPACE.tree_search(2, 3), "beams must be 1 or 2, got 3"),
+    (lambda: SPACE.soft_best_of(0, 1.0), "n must be an integer of at least 1, got 0"),
+    (lambda: SPACE.soft_best_of(2, 0.0), "temperature must be at least 0.006, 1/500 of the reward range, and positive, got 0.0"),
+    (lambda: SPACE.rejection(np.nan, 2), "threshold must be a finite number, got nan"),
+    (lambda: SPACE.rejection(0.0, 0), "cap must be an integer of at least 1, got 0"),
+    (lambda: order_statistics.count("n", 2.5), "n must be an integer of at least 1, got 2.5"),
+    (lambda: order_statistics.rank_probabilities_from_pdf(Rule(2.5)), "max_n must be an integer of at least 1, got 2.5"),
+    (lambda: order_statistics.rank_probabilities_from_pdf(object()), "procedure must have a largest number of draws"),
+    (lambda: transforms.Tabulated([0.0, 0.5, 0.5, 1.0], [0, 1, 2, 3]), "u must increase strictly from 0 to 1, got 0.0 to 1.0"),
+    (lambda: transforms.Tabulated([0.0, 0.5], [0, 1]), "u must increase strictly from 0 to 1, got 0.0 to 0.5"),
+    (lambda: transforms.Tabulated([0.25, 0.5, 1.0], [0, 1, 2]), "u must increase strictly from 0 to 1, got 0.25 to 1.0"),
+    (lambda: transforms.Tabulated([[0.0, 1.0], [0.0, 1.0]], [[0, 1], [0, 1]]), "u and phi must be equally long, two points"),
+    (lambda: transforms.Tabulated([0.0], [0.0]), "u and phi must be equally long, two points"),
+    (lambda: ia.win_rate(ROWS, ROWS).interval(0.0), "level must"),
+    (lambda: ia.win_rate(ROWS, ROWS).interval(1.0), "level must"),
+])  # fmt: skip
+def test_an_error_names_the_argument_and_its_value(call, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        call()
+
+
+class Rule:
+    def __init__(self, n, pdf=np.ones_like):
+        self.max_n, self.pdf = n, pdf
+
+
+@pytest.mark.parametrize("pdf", [
+    lambda t: 2 * np.ones_like(t),  # rises to 2: the ranks' probabilities sum to 2
+    lambda t: 1 + 3 * (2 * t - 1),  # -1 and 2: one rank has a negative chance
+    lambda t: np.exp(t) / (np.e - 1),  # integrates to 1, but is no polynomial
+])  # fmt: skip
+def test_a_pdf_that_is_no_rule_on_ranks(pdf):
+    with pytest.raises(ValueError, match="is no rule on the ranks of 2 draws"):
+        order_statistics.rank_probabilities_from_pdf(Rule(2, pdf))
+
+
+def test_rank_probabilities_have_no_negative_rounding_and_sum_to_one():
+    found = order_statistics.rank_probabilities_from_pdf(Rule(12, lambda t: 12 * t**11))
+    assert (found >= 0).all() and found.sum() == pytest.approx(1, abs=1e-15) and found[0] == pytest.approx(1, abs=1e-8)
+    whole = order_statistics.rank_probabilities_from_pdf(Rule(1, lambda t: np.ones(t.shape, dtype=int)))
+    assert whole.dtype == np.float64 and whole.tolist() == [1.0]
+
+
+def test_a_table_that_was_taken_keeps_what_it_was_made_of():
+    table = ia.EmpiricalCalibrator(ROWS, {"key": "x"})
+    assert table.take([1]).metadata == {"key": "x"} and table.take([1]).reference_rewards.tolist() == [[4.0, 5.0, 6.0]]
+
+
+def test_reward_kl_at_the_edges():
+    assert calibration.reward_kl([0, 1], bins=2) == pytest.approx(-0.25)  # as many values as bins, both ends of [0, 1]
+    assert calibration.reward_kl([1] * 4, bins=2) == pytest.approx(np.log(2) - 1 / 8)
+
+
+def test_unbiased_power_of_a_table():
+    found = calibration.unbiased_power([[0, 1], [2, 4]], K=4, m=2)
+    assert found.shape == (2, 2) and found == pytest.approx(np.array([[0, 0], [1, 6]]) / 6)
+    assert calibration.unbiased_power([[1, 3]], K=4, m=3) == pytest.approx(np.array([[0, 0.25]]))
+
+
+@pytest.mark.parametrize(("k", "name"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"),
+                                         (13, "13th"), (14, "14th"), (21, "21st"), (22, "22nd"), (23, "23rd"), (101, "101st"),
+                                         (111, "111th"), (112, "112th"), (113, "113th"), (114, "114th")])  # fmt: skip
+def test_ordinals(k, name):
+    assert str(procedures.KthBest(k=k, n=120)) == f"{name}-best-of-120" or k == 1
+    assert procedures._ordinal(k) == name
+    assert ia.procedure(f"{name}-best-of-120").k == k
+
+
+def test_mixtures_are_equal_by_what_they_hold():
+    one, other = (ia.procedure(f"{w}*standard+{1 - w}*best-of-4") for w in (0.25, 0.5))
+    assert isinstance(one, Mixture) and one != other and one != "0.25*standard+0.75*best-of-4"
+    assert one == ia.procedure(str(one)) and str(one) == "0.25*standard+0.75*best-of-4"
+
+
+def test_numbers_in_names_are_as_short_as_they_can_be():
+    assert str(ia.transform("exp:10.0")) == "exp:10" and str(ia.transform("power:0.1")) == "power:0.1"
+    exact = 10 / 3
+    assert str(transforms.Power(exact)) == f"power:{exact!r}"
+
+
+def test_the_interval_of_one_prompt_says_nothing():
+    low, high = PromptMean(np.array([0.7])).interval()
+    assert np.isnan(low) and np.isnan(high)
+    low, high = PromptMean(np.array([0.4, 0.6])).interval(0.5)  # t with one degree of freedom: its quartile is 1
+    assert (low, high) == pytest.approx((0.4, 0.6))
+
+
+def test_bernstein_of_both_ends_and_of_many_points():
+    blurred = finite_samples.bernstein(lambda u: np.log(u) - np.log1p(-u), 4)  # infinite at either end
+    at = np.array([1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8])
+    phi = np.log(at / (1 - at))
+    assert blurred([0.0, 0.5, 1.0]) == pytest.approx([phi[0], 0.0, phi[-1]], abs=1e-12)
+    square = finite_samples.bernstein(lambda u: u**2, 1999)
+    u = np.linspace(0, 1, 2500).reshape(50, 50)  # in blocks of 1,000 points
+    assert square(u) == pytest.approx(u**2 + u * (1 - u) / 1999, abs=1e-11)
+    whole = finite_samples.bernstein(lambda u: (u * 4).astype(int), 4)(0.5)  # whole numbers are numbers too
+    assert float(whole) == pytest.approx(2.0)
+
+
+def test_the_band_of_dkw():
+    assert finite_samples.dkw_band(50, 0.1) == pytest.approx(np.sqrt(np.log(20) / 100))
+
+
+def test_best_of_n_kl_of_a_sure_response():
+    assert finite_samples.best_of_n_kl_estimate([0, -1], 3)[0] == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize("u", [2.0**-70, 2.0**-62, 2.0**-60, 1e-9, 0.2, 0.25, 0.5, 0.7, 0.75, 1.0])
+def test_tails_hold_their_mass(u):
+    left = theory.tilt(lambda u: -np.log(u), 2.0)  # f = u^(-1/2) / 2, F = sqrt(u): 1e-9 of the mass is below 2^-60
+    assert float(left.cdf(u)) == pytest.approx(np.sqrt(u), rel=1e-11)
+    assert float(left.survival(u)) == pytest.approx(1 - np.sqrt(u), rel=1e-9, abs=1e-12)
+    right = theory.tilt(lambda u: -np.log1p(-u), 2.0)
+    away = min(max(u, 2.0**-40), 1 - 2.0**-40)
+    assert float(right.survival(1 - away)) == pytest.approx(np.sqrt(away), rel=1e-5)
+    assert float(right.cdf(1 - away)) == pytest.approx(1 - np.sqrt(away), rel=1e-6)
+
+
+def test_cdf_at_the_edges_of_panels_and_knots():
+    kinked = transforms.Tabulated([0.0, 0.3, 0.6, 1.0], [0.0, 0.0, 1.0, 1.0])
+    policy = theory.tilt(kinked, 0.5)
+    inner = 0.5 * (np.exp(2.0) - 1) * 0.3
+    mass = 0.3 + inner + 0.4 * np.exp(2.0)
+    for u, below in ((0.0, 0.0), (0.3, 0.3), (0.6, 0.3 + inner), (0.5, 0.3 + 0.15 * (np.exp(4 / 3) - 1)), (1.0, mass)):
+        assert float(policy.cdf(u)) == pytest.approx(below / mass, abs=1e-13)
+        assert float(policy.survival(u)) == pytest.approx(1 - below / mass, abs=1e-13)
+    grid = np.array([[0.0, 0.1], [0.5, 0.5000001]])
+    assert policy.cdf(grid).shape == (2, 2) and (np.diff(policy.cdf(grid).ravel()) > 0).all()
+
+
+def test_efficiency_does_not_feel_the_scale_and_sees_kinks():
+    exact = np.sqrt(7.0 * 3) * 2 / 9 * 9 / (2 * np.sqrt(7.0 * 3))  # 1: best-of-1's R0 is u itself
+    assert theory.efficiency(lambda u: u, "standard") == pytest.approx(exact, abs=1e-12)
+    for size in (1e-150, 1e150):
+        assert theory.efficiency(lambda u, size=size: size * u, "best-of-4") == pytest.approx(0.745356, abs=1e-6)
+    a = 0.3  # Phi = [u >= a]: its correlation with u is sqrt(3 a (1 - a))
+    assert theory.efficiency(lambda u: (u >= a) * 1.0, "standard") == pytest.approx(np.sqrt(3 * a * (1 - a)), abs=1e-9)
+    ramp = transforms.Tabulated([0.0, a, 1.0], [0.0, 0.0, 1.0])
+    mean, square = (1 - a) / 2, (1 - a) / 3
+    cross = (1 - a) * (2 + a) / 6 - mean / 2
+    assert theory.efficiency(ramp, "standard") == pytest.approx(cross / np.sqrt((square - mean**2) / 12), abs=1e-11)
+
+
+def test_a_history_is_cut_at_a_step():
+    whole = lesson.fixed_point("best-of-2", 0.5, steps=3, levels=4)
+    assert whole.u == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8])
+    for step in (0, 1, 3):
+        cut = whole.after(step)
+        assert np.array_equal(cut.u, whole.u) and np.array_equal(cut.kl, whole.kl[step:]) and len(cut.cdf) == 4 - step
+        assert np.array_equal(cut.transform, whole.transform[step:]) and np.array_equal(cut.residual, whole.residual[step:])
