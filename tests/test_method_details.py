@@ -9,10 +9,11 @@ import infalign_edu as ia
 from infalign_edu import calibration, order_statistics, procedures, theory, transforms
 from infalign_edu.mixtures import Mixture
 from infalign_edu.theory import finite_samples, lesson
+from infalign_edu.theory.decoders import SequenceSpace
 from infalign_edu.winrate import PromptMean
 
 ROWS = [[1.0, 2.0, 3.0], [4.0, 6.0, 5.0]]
-SPACE = theory.SequenceSpace(np.full((2, 2), 0.25), [[0.0, 1.0], [2.0, 3.0]])
+SPACE = SequenceSpace(np.full((2, 2), 0.25), [[0.0, 1.0], [2.0, 3.0]])
 
 
 # Every argument is named in its error, with the value.
