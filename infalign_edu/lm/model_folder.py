@@ -9,6 +9,7 @@ sandbox, in which transformers runs it, bounds what it reaches and not how long 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ def check_files(folder: Path) -> None:
     check_adapter(folder)
     places = _places(folder)
     for path in sorted(folder.iterdir()):
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in places):
-            told = f"got a link to {path.resolve()}; copy that file into the folder if it belongs to the model"
+        real = Path(os.path.realpath(path))  # resolve() raises for a link to itself
+        if path.is_symlink() and not any(real.is_relative_to(place) for place in places):
+            told = f"got a link to {real}; copy that file into the folder if it belongs to the model"
             raise ValueError(f"model file {path} must lie in its folder, {told}")
         if not (path.is_file() or path.is_dir()):
             raise ValueError(f"model file {path} must be a plain file that can be read; remove it")
