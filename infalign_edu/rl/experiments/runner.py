@@ -63,13 +63,13 @@ def stored(folder: Path, cell: Cell, shared: Setting) -> dict[str, Any] | None:
         return None
     try:
         saved = atomic.read_arrays(file)
-        about = dict(str(entry).split("=", 1) for entry in saved["about"])
-        found = about | {"rates": saved["rates"], "theory": saved["theory"]}
+        about = dict(str(entry).split("=", 1) for entry in saved.pop("about"))
     except (KeyError, ValueError) as error:
-        raise ValueError(f"cell {file.name} can't be read: {error}; {again}") from None
+        told = str(error) if str(file) in str(error) else f"{str(file)!r} must hold what `store` wrote"
+        raise ValueError(f"cell {told}; {again}") from None
     if (made := about.get("setting", str(shared))) != str(shared):
         raise ValueError(f"cell {str(file)!r} must be made with {shared}, got {made}; {again}")
-    return found
+    return about | saved
 
 
 def rows(cell: Cell, found: dict[str, Any], procedures: tuple[str, ...]) -> Iterator[dict[str, Any]]:
