@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -493,3 +494,18 @@ def test_offline_is_honoured():
         load("owner/name")
     with pytest.raises(ConnectionError, match=r"dataset 'owner/name' is not on this machine.*OfflineModeIsEnabled"):
         load_prompts("hub:owner/name/file.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["align", "trl"])
+def test_nothing_is_asked_even_where_the_hub_may_be_asked(what, tmp_path):
+    """Without HF_HUB_OFFLINE, which the other tests run under, and with the guard that writes down every attempt."""
+    if what == "trl":
+        pytest.importorskip("trl")
+    kept = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "CI", "DO_NOT_TRACK")}
+    log = tmp_path / "refused"
+    log.touch()
+    child = [sys.executable, str(ROOT / "tests" / "security" / "online.py"), str(tmp_path), what]
+    done = subprocess.run(child, env=kept | {"INFALIGN_OFFLINE": str(log)}, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr[-2000:]
+    assert log.read_text() == ""

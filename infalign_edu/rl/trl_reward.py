@@ -199,9 +199,11 @@ class CTRLReward:
         """
         try:
             from datasets import Dataset
+            from huggingface_hub import constants
             from trl import RLOOConfig, RLOOTrainer
         except ImportError as error:
             raise ImportError(f"TRL must be installed: pip install 'infalign-edu[trl]' ({error})") from None
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL tells the Hub of every trainer that is made
         if Path(model).is_dir():
             check_files(Path(model))  # TRL would take a pickle where there are no safetensors
         config = RLOOConfig(output_dir=str(output_dir), **self.settings(**changes))
