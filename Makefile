@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
+QUIET := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=  # asks nobody for news
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help lab app test test-all check-env align bench student key instructor grade slides site wheel notebooks lint pretrain clean
@@ -20,10 +21,10 @@ help:                 ## this list
 	@touch $@
 
 lab: .venv/lab        ## the environment, then the course in JupyterLab
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --ip=127.0.0.1 $(QUIET) $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 app: .venv/lab        ## the six explorers as an app, without their code, at the address it prints
-	$(BIN)/voila notebooks/explorer.ipynb --no-browser --Voila.auto_token=True
+	$(BIN)/voila notebooks/explorer.ipynb --no-browser --Voila.ip=127.0.0.1 --Voila.auto_token=True
 
 test: .venv/test      ## the environment, then every test that is not slow, and every notebook
 	$(BIN)/python -m pytest -m "not slow" --doctest-modules $(NBVAL) --ignore=notebooks/key infalign_edu tests notebooks
