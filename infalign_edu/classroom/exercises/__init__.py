@@ -9,7 +9,7 @@ from infalign_edu.classroom.exercise import Exercise
 
 SUBJECTS = (
     "start", "alignment", "procedures", "calibration", "transforms", "optimum", "toy_rl", "rewards", "training",
-    "evidence", "hacking", "reference_samples", "real_model",
+    "evidence", "hacking", "reference_samples", "real_model", "scaling",
 )  # fmt: skip
 
 
