@@ -5,7 +5,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
 QUIET := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=  # asks nobody for news
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab app test test-all check-env align bench student key instructor grade slides site wheel notebooks lint pretrain clean
+.PHONY: help lab app test test-all check-env align bench student key instructor grade slides site wheel notebooks lint coverage mutants pretrain clean
 
 help:                 ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/'
@@ -69,6 +69,15 @@ notebooks: .venv/test ## run every notebook and save its outputs
 lint: .venv/test      ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+coverage: .venv/test  ## lines and branches of the package that the tests reach: build/coverage
+	$(BIN)/python -m pip install -q coverage==7.17.3
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m coverage run -m pytest -q --doctest-modules infalign_edu tests
+	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage html -q -i && $(BIN)/python -m coverage report -i
+
+mutants: .venv/test   ## mutants of the method and the theory, hours: build/mutants; then python tests/mutants.py
+	$(BIN)/python -m pip install -q mutmut==3.8.1
+	rm -rf build/mutants && git clone -q . build/mutants && cd build/mutants && $(CURDIR)/$(BIN)/mutmut run
 
 pretrain: .venv/lab   ## train the embedded reference model from scratch
 	$(BIN)/python -m infalign_edu.lm.pretrain --out data/embedded/model
