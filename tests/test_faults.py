@@ -33,7 +33,7 @@ from infalign_edu.rl.experiments.runner import store, stored
 from infalign_edu.rl.runs import RunFolder, TrainingFiles, read_tensors
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed as POSIX has it")
-HERE = Path(__file__).parent
+HERE, SLOW = Path(__file__).parent, pytest.mark.slow
 ONE = fault_jobs.TINY | {"compare": ""}
 KINDS = {
     "training": ("align", {"settings": ONE}),
@@ -246,7 +246,7 @@ def test_killed_twenty_times(start, whole, tmp_path, capsys, kind):
     assert found["kills"] == 20
 
 
-DISK = {"run": ("align", {"settings": fault_jobs.SHORT}), "reward model": KINDS["reward model"], "sweep": KINDS["sweep"]}
+DISK = {"run": ("align", {"settings": fault_jobs.SHORT}), "reward model": KINDS["reward model"], "sweep": ("sweep", {"cells": 1})}
 FULL, READ_ONLY, FAILS = errno.ENOSPC, errno.EROFS, errno.EIO
 
 
@@ -288,7 +288,7 @@ def writes(start, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("kind, share, number", [("run", 0.75, FULL), ("run", 0.4, READ_ONLY), ("reward model", 0.99, FULL)])
+@pytest.mark.parametrize("kind, share, number", [("run", 0.75, FULL), ("reward model", 0.4, READ_ONLY)])
 def test_a_disk_that_fails_at_some_call(start, writes, tmp_path, kind, share, number):
     expected, count = writes(kind)
     assert count >= 8
@@ -298,11 +298,11 @@ def test_a_disk_that_fails_at_some_call(start, writes, tmp_path, kind, share, nu
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DISK)
 def test_a_disk_that_fails_at_every_call(start, writes, tmp_path, capsys, kind):
-    """Full at each call that writes; read-only, or failing only once, at every other one."""
+    """Full at each call that writes; read-only, or failing only once, at every third one."""
     expected, count = writes(kind)
     began, survived, tried = time.monotonic(), 0, 0
     for at in range(1, count + 1):
-        for number, lasting in ((FULL, True), (READ_ONLY, True) if at % 2 else (FAILS, False)):
+        for number, lasting in [(FULL, True), (READ_ONLY, True), (FAILS, False)][: 1 if at % 3 else 3]:
             folder = fresh(tmp_path)
             survived += disk_fails(start, kind, folder, expected, at, number, lasting)
             tried += 1
@@ -312,7 +312,7 @@ def test_a_disk_that_fails_at_every_call(start, writes, tmp_path, capsys, kind):
     assert survived <= tried / 4
 
 
-@pytest.mark.parametrize("limit", [200, pytest.param(3_000, marks=pytest.mark.slow), 500_000, pytest.param(2_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("limit", [500_000, *(pytest.param(size, marks=SLOW) for size in (200, 3_000, 2_000_000))])
 def test_the_system_itself_refuses_to_write_more(start, writes, tmp_path, limit):
     """A limit on the size of files, which the kernel holds against every writer, safetensors among them."""
     job, named = DISK["run"]
@@ -324,19 +324,18 @@ def test_the_system_itself_refuses_to_write_more(start, writes, tmp_path, limit)
 
 
 IN_A_SMALL_DISK = """
-mount -t tmpfs -o size={size} none {disk} || exit 77
+mount -t tmpfs -o size=2m none {disk} || exit 77
 align() {{ {python} -m infalign_edu align --resume --out {disk}/run {options}; echo "code $?"; }}
 align; mount -o remount,size=64m {disk} && align && cp -r {disk}/run {kept}; mount -o remount,ro {disk} && align
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["16k", "2m"])
-def test_a_real_disk_that_is_full_and_then_read_only(writes, tmp_path, size):
+def test_a_real_disk_that_is_full_and_then_read_only(writes, tmp_path):
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     given = " ".join(fault_jobs.options(fault_jobs.SHORT))
-    script = IN_A_SMALL_DISK.format(size=size, disk=disk, kept=kept, python=sys.executable, options=given)
+    script = IN_A_SMALL_DISK.format(disk=disk, kept=kept, python=sys.executable, options=given)
     done = subprocess.run(["unshare", "-Urm", "sh", "-c", script], capture_output=True, text=True, cwd=HERE.parent, timeout=300)
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
@@ -350,10 +349,8 @@ def test_a_real_disk_that_is_full_and_then_read_only(writes, tmp_path, size):
 
 @pytest.fixture(scope="module")
 def finished(start, tmp_path_factory):
-    """A run that is done, and another with the same shapes and other settings."""
     folder = tmp_path_factory.mktemp("finished")
     assert start("align", folder, settings=ONE).end().code == 0
-    assert start("align", folder / "other", settings=ONE | {"learning_rate": 0.001}).end().code == 0
     return folder
 
 
@@ -375,10 +372,10 @@ def damaged(raw: bytes, how) -> bytes:
 
 @pytest.mark.parametrize(
     "name, how",
-    [("state", ("flip", 0.5)), ("config", ("cut", 0.0)), *(
-        pytest.param(name, how, marks=pytest.mark.slow)
+    [("state", ("flip", 0.5)), *(
+        pytest.param(name, how, marks=SLOW)
         for name in DAMAGE for how in [("cut", 0.0), ("cut", 0.001), ("cut", 0.5), ("cut", 0.999), ("flip", 0.4), ("flip", 0.9)]
-        if (name, how[0]) != ("config", "flip")
+        if how[0] == "cut" or (name != "config" and (name, how[1]) != ("table", 0.9))  # there it holds a date
     )],
 )  # fmt: skip
 def test_a_damaged_file_is_named_and_removing_it_mends_the_run(start, finished, tmp_path, name, how):
@@ -393,12 +390,15 @@ def test_a_damaged_file_is_named_and_removing_it_mends_the_run(start, finished, 
     assert numbers(folder / "run") == numbers(finished / "run")
 
 
-@pytest.mark.parametrize("file", [PART / "state.safetensors", pytest.param(PART / "snapshots" / "step-000006.safetensors", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["state.safetensors", "snapshots/step-000006.safetensors"])
 def test_a_checkpoint_of_another_config_is_refused(start, finished, tmp_path, file):
     """The same names and shapes, another learning rate: nothing in the tensors tells."""
+    file, other = PART / file, tmp_path / "other"
+    assert start("align", other, settings=ONE | {"learning_rate": 0.001}).end().code == 0
     folder = tmp_path / "copy"
     shutil.copytree(finished / "run", folder / "run")
-    shutil.copyfile(finished / "other" / file, folder / file)
+    shutil.copyfile(other / file, folder / file)
     child = start("align", folder, settings=ONE).end()
     one_line(child, str(folder / file), "must be of exp:10, this run, got one of exp:10, another run; remove it")
     (folder / file).unlink()
@@ -406,8 +406,10 @@ def test_a_checkpoint_of_another_config_is_refused(start, finished, tmp_path, fi
     assert numbers(folder / "run") == numbers(finished / "run")
 
 
-def test_a_state_of_another_transform_or_shape_is_refused(tmp_path):
-    with RunFolder(tmp_path).open({"a": 1}, resume=False) as run:
+def test_a_state_of_another_transform_config_or_shape_is_refused(tmp_path):
+    with RunFolder(tmp_path / "b").open({"a": 2}, resume=False) as run:
+        run.part("exp:10").save({"policy.w": torch.ones(2)}, 3)
+    with RunFolder(tmp_path / "a").open({"a": 1}, resume=False) as run:
         here, other = run.part("identity"), run.part("exp:10")
         other.save({"policy.w": torch.ones(2)}, 3)
         here.save({}, 0)
@@ -415,6 +417,10 @@ def test_a_state_of_another_transform_or_shape_is_refused(tmp_path):
         with pytest.raises(ValueError, match="must be of identity, this run, got one of exp:10, this run; remove it"):
             here.latest()
         assert other.latest()[1] == 3
+        shutil.copyfile(tmp_path / "b" / "exp_10" / "state.safetensors", other.state_file)
+        with pytest.raises(ValueError, match="must be of exp:10, this run, got one of exp:10, another run; remove it"):
+            other.latest()
+        other.save({"policy.w": torch.ones(2)}, 3)
 
         class Strict:
             def restore(self, tensors, step):
@@ -441,12 +447,12 @@ def test_every_flipped_byte_and_every_cut_of_a_checkpoint_is_seen(tmp_path):
     assert seen > 1.9 * len(good)
 
 
-def test_every_flipped_byte_and_every_cut_of_a_table_is_seen(tmp_path):
+def test_every_flipped_byte_and_many_cuts_of_a_table_are_seen(tmp_path):
     file = tmp_path / "calibration.npz"
     EmpiricalCalibrator([[1.0, 2.0], [3.0, 4.0]], {"key": "abc"}).save(file)
     good, want, seen = file.read_bytes(), EmpiricalCalibrator.load(file), 0
     for place in range(len(good)):
-        for raw in (good[:place], good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]):
+        for raw in (good[:place], good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])[place % 3 != 0 :]:
             file.write_bytes(raw)
             try:
                 found = EmpiricalCalibrator.load(file)
@@ -455,7 +461,7 @@ def test_every_flipped_byte_and_every_cut_of_a_table_is_seen(tmp_path):
                 seen += 1
             else:  # dates, attributes and the like
                 assert np.array_equal(found.reference_rewards, want.reference_rewards) and found.metadata == want.metadata
-    assert seen > 1.5 * len(good)
+    assert seen > len(good)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"steps"', "\udcff\udcfe"])
@@ -494,6 +500,7 @@ def test_a_cell_that_is_damaged_or_of_another_setting_is_named(tmp_path):
         stored(tmp_path, cell, setting)
 
 
+@pytest.mark.slow
 def test_a_reward_model_in_the_cache_that_is_damaged_is_named(start, whole, tmp_path):
     job, named = KINDS["reward model"]
     assert start(job, tmp_path, **named).end().code == 0
@@ -533,7 +540,7 @@ def test_two_processes_fit_one_reward_model_once(start, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_leaves_no_worker_behind(start, whole, tmp_path, capsys):
+def test_a_killed_sweep_leaves_no_worker_behind(start, tmp_path, capsys):
     """As the command runs it, its cells in a process of their own, which ends with the one that started it."""
     began, shares = time.monotonic(), (0.2, 0.6, 0.95)
     calm = start("sweep", tmp_path / "calm", pool=True)
@@ -549,6 +556,6 @@ def test_a_killed_sweep_leaves_no_worker_behind(start, whole, tmp_path, capsys):
         child.end()  # the pipe is closed only when the worker is gone too
         hits += child.code == -signal.SIGKILL
     assert start("sweep", tmp_path / "killed", pool=True).end().code == 0
-    assert numbers(tmp_path / "killed") == numbers(tmp_path / "calm") == whole("sweep", False)[0]
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "calm")
     told({"kind": "sweep with workers", "kills": hits, "minutes": (time.monotonic() - began) / 60}, capsys)
     assert hits >= 1

@@ -114,7 +114,8 @@ class TrainingFiles:
         ValueError for a checkpoint that is damaged or another run's, and for metrics that lack a step before it.
         """
         if not self.state_file.exists():
-            self.metrics_file.unlink(missing_ok=True)
+            with atomic.writing(self.metrics_file):
+                self.metrics_file.unlink(missing_ok=True)
             return None
         tensors, step = read_tensors(self.state_file, self.owner)
         if self.metrics_file.exists():
