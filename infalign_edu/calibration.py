@@ -18,6 +18,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from infalign_edu import atomic
+from infalign_edu.inputs import generator, reals, shown
 from infalign_edu.order_statistics import count
 
 Array = NDArray[np.float64]
@@ -29,7 +30,7 @@ def finite_table(name: str, rewards: ArrayLike) -> Array:
     >>> finite_table("rewards", [[1, 2, 3]]).shape
     (1, 3)
     """
-    table = np.asarray(rewards, dtype=float)
+    table = reals(name, rewards)
     if table.ndim != 2 or 0 in table.shape:
         raise ValueError(f"{name} must be a [prompts, samples] table with at least one entry, got shape {table.shape}")
     if not np.isfinite(table).all():
@@ -110,7 +111,7 @@ class EmpiricalCalibrator:
         True
         """
         below, equal = self.counts(rewards)
-        return (below + rng.random(below.shape) * (1 + equal)) / (self.K + 1)
+        return (below + generator(rng).random(below.shape) * (1 + equal)) / (self.K + 1)
 
     def take(self, prompts: Sequence[int] | NDArray[np.intp]) -> EmpiricalCalibrator:
         """The calibrator of some of the prompts, for one training batch. Shape: prompts [B] indices.
@@ -118,7 +119,11 @@ class EmpiricalCalibrator:
         >>> EmpiricalCalibrator([[1.0], [5.0]]).take([1])([[6.0]])
         array([[1.]])
         """
-        return EmpiricalCalibrator(self.reference_rewards[np.asarray(prompts)], self.metadata)
+        rows = np.asarray(prompts)
+        if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iub" or not (rows < self.prompts).all():
+            told = f"at least one whole number below {self.prompts}, the number of prompts"
+            raise ValueError(f"prompts must be a list of {told}, got {shown(prompts)}")
+        return EmpiricalCalibrator(self.reference_rewards[rows], self.metadata)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table and its metadata to one .npz file, whole or not at all; no pickle."""
@@ -153,7 +158,7 @@ def unbiased_power(below: ArrayLike, K: int, m: int) -> Array:
     >>> unbiased_power([0, 1, 2, 4], K=4, m=2) * 6
     array([0., 0., 1., 6.])
     """
-    m, K, k = count("m", m, least=0), count("K", K), np.asarray(below, dtype=float)
+    m, K, k = count("m", m, least=0), count("K", K), reals("below", below)
     if m > K:
         raise ValueError(f"m must be at most K = {K}, got {m}")
     if k.size and not ((k >= 0) & (k <= K) & (k == np.round(k))).all():
@@ -174,7 +179,7 @@ def reward_kl(calibrated: ArrayLike, bins: int = 50) -> float:
     >>> round(reward_kl(np.linspace(0.5, 1, 100_001)), 3)   # half of the ranks: log 2
     0.693
     """
-    u, bins = np.asarray(calibrated, dtype=float).ravel(), count("bins", bins)
+    u, bins = reals("calibrated", calibrated).ravel(), count("bins", bins)
     if u.size < bins:
         raise ValueError(f"calibrated must hold at least one value for each of {bins} bins, got {u.size}")
     if not ((u >= 0) & (u <= 1)).all():

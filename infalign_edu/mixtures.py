@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from infalign_edu.inputs import generator, reals
 from infalign_edu.order_statistics import Array, last_axis, rank_weights
 
 if TYPE_CHECKING:
@@ -27,13 +28,17 @@ class Mixture:
     """
 
     def __init__(self, weights: Sequence[float], procedures: Sequence[Procedure]) -> None:
-        share = np.asarray(weights, dtype=float)
+        from infalign_edu.procedures import procedure  # here: that module imports this one
+
+        share = reals("weights", weights)
+        if not isinstance(procedures, (list, tuple)):
+            raise ValueError(f"procedures must be a list of procedures, got {procedures}")
         if share.ndim != 1 or share.size != len(procedures) or share.size == 0:
             raise ValueError(f"weights must hold one number a procedure ({len(procedures)}), got shape {share.shape}")
         if not (np.isfinite(share).all() and (share >= 0).all() and abs(share.sum() - 1) < 1e-9):
             raise ValueError(f"weights must be non-negative and sum to 1, got {list(weights)}")
         self.weights = tuple(float(w) for w in share)
-        self.procedures = tuple(procedures)
+        self.procedures = tuple(procedure(p) for p in procedures)
 
     @property
     def max_n(self) -> int | None:
@@ -43,7 +48,7 @@ class Mixture:
 
     def draws(self, rng: np.random.Generator) -> int:
         """How many responses to draw: a component is chosen, then its own number."""
-        return self.procedures[int(rng.choice(len(self.weights), p=self.weights))].draws(rng)
+        return self.procedures[int(generator(rng).choice(len(self.weights), p=self.weights))].draws(rng)
 
     def draws_probability(self, n: int) -> float:
         """Probability that exactly n responses are drawn."""
@@ -56,7 +61,7 @@ class Mixture:
         likely = np.array([w * _draws_probability(p, n) for w, p in zip(self.weights, self.procedures, strict=True)])
         if likely.sum() <= 0:
             raise ValueError(f"{self} never draws {n} responses, got an array of shape {array.shape}")
-        component = rng.choice(len(likely), size=array.shape[:-1], p=likely / likely.sum())
+        component = generator(rng).choice(len(likely), size=array.shape[:-1], p=likely / likely.sum())
         shown = np.zeros(array.shape[:-1], dtype=np.intp)
         for c in np.flatnonzero(likely):
             shown = np.where(component == c, self.procedures[c].select(array, rng), shown)

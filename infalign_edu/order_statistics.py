@@ -17,6 +17,8 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from infalign_edu.inputs import MOST, generator, reals, shown
+
 Array = NDArray[np.float64]
 
 
@@ -31,7 +33,7 @@ def count(name: str, value: object, least: int = 1) -> int:
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or number < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be an integer of at least {least}, got {shown(value)}")
     return number
 
 
@@ -42,11 +44,11 @@ def real(name: str, value: object, accepted: str, accept: Callable[[float], bool
     3.0
     """
     try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = float("nan")
+        number = float(value) if np.ndim(value) == 0 else math.nan  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
     if isinstance(value, (bool, str)) or not (math.isfinite(number) and accept(number)):
-        raise ValueError(f"{name} must be {accepted}, got {value!r}")
+        raise ValueError(f"{name} must be {accepted}, got {shown(value)}")
     return number
 
 
@@ -56,7 +58,7 @@ def unit(t: ArrayLike) -> Array:
     >>> float(unit(1 + 1e-12))
     1.0
     """
-    array = np.asarray(t, dtype=float)
+    array = reals("t", t)
     if array.size and not (array.min() >= -1e-9 and array.max() <= 1 + 1e-9):
         raise ValueError(f"t must lie in [0, 1], got values from {array.min()} to {array.max()}")
     return np.clip(array, 0.0, 1.0)
@@ -68,11 +70,11 @@ def last_axis(rewards: ArrayLike, n: int | None, name: object) -> Array:
     >>> last_axis([[1, 2]], 2, "best-of-2").shape
     (1, 2)
     """
-    array = np.asarray(rewards, dtype=float)
+    array = reals("rewards", rewards)
     if array.ndim == 0 or array.shape[-1] == 0 or (n is not None and array.shape[-1] != n):
         raise ValueError(f"{name} chooses among {n or 'at least one'} rewards, got an array of shape {array.shape}")
     if np.isnan(array).any():
-        raise ValueError("rewards must not contain nan")
+        raise ValueError(f"rewards must not contain nan, got {shown(array[np.isnan(array)][0])} for {name}")
     return array
 
 
@@ -134,6 +136,8 @@ class RankMixture:
             object.__setattr__(self, field.name, count(field.name, getattr(self, field.name)))
             if getattr(self, field.name) > self.n:
                 raise ValueError(f"{field.name} must be at most n = {self.n}, got {getattr(self, field.name)}")
+        if self.n > MOST:
+            raise ValueError(f"n must be at most {MOST:,}, got {shown(self.n)}")
 
     @property
     def rank_probabilities(self) -> Array:
@@ -156,7 +160,7 @@ class RankMixture:
     def select(self, rewards: ArrayLike, rng: np.random.Generator) -> NDArray[np.intp]:
         """Index of the response that is shown. Shape: rewards [..., n] -> [...]."""
         array = last_axis(rewards, self.n, self)
-        k = rng.choice(self.n, size=array.shape[:-1], p=self.rank_probabilities) + 1
+        k = generator(rng).choice(self.n, size=array.shape[:-1], p=self.rank_probabilities) + 1
         return kth_best(array, np.asarray(k), rng)
 
     def cdf(self, t: ArrayLike) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from infalign_edu.inputs import MOST, generator, nearest, shown
 from infalign_edu.mixtures import Mixture
 from infalign_edu.order_statistics import Array, RankMixture, kth_best, last_axis, real, unit
 
@@ -65,7 +66,7 @@ class KthBest(RankMixture):
 
     @property
     def rank_probabilities(self) -> Array:
-        return np.eye(self.n)[self.k - 1]
+        return _only(self.k, self.n)
 
     def __str__(self) -> str:
         return f"{_ordinal(self.k)}-best-of-{self.n}"
@@ -104,7 +105,7 @@ class BestOfN(RankMixture):
 
     @property
     def rank_probabilities(self) -> Array:
-        return np.eye(self.n)[0]
+        return _only(1, self.n)
 
     def cdf(self, t: ArrayLike) -> Array:
         return unit(t) ** self.n
@@ -131,7 +132,7 @@ class WorstOfN(RankMixture):
 
     @property
     def rank_probabilities(self) -> Array:
-        return np.eye(self.n)[-1]
+        return _only(self.n, self.n)
 
     def cdf(self, t: ArrayLike) -> Array:
         return -np.expm1(scipy.special.xlog1py(self.n, -unit(t)))
@@ -169,7 +170,7 @@ class BestOfPoisson:
     """The best of n = 1 + Poisson(mu) draws: G(t) = t exp(mu (t-1)).
 
     Source: Hedging best-of-n, arXiv 2506.19248. The number of draws is unbounded, so `max_n` is None.
-    Raises: ValueError unless mu is finite and >= 0.
+    Raises: ValueError unless mu is finite, >= 0 and at most a million.
 
     >>> float(BestOfPoisson(mu=3.0).cdf(1.0)), BestOfPoisson(3.0).max_n, str(BestOfPoisson(3.0))
     (1.0, None, 'best-of-poisson-3.0')
@@ -179,6 +180,8 @@ class BestOfPoisson:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mu", real("mu", self.mu, "a finite number >= 0", lambda v: v >= 0))
+        if self.mu > MOST:
+            raise ValueError(f"mu must be at most {MOST:,}, got {shown(self.mu)}")
 
     @property
     def max_n(self) -> int | None:
@@ -187,7 +190,7 @@ class BestOfPoisson:
 
     def draws(self, rng: np.random.Generator) -> int:
         """How many responses to draw: 1 + Poisson(mu)."""
-        return 1 + int(rng.poisson(self.mu))
+        return 1 + int(generator(rng).poisson(self.mu))
 
     def draws_probability(self, n: int) -> float:
         """Probability that exactly n responses are drawn."""
@@ -198,7 +201,7 @@ class BestOfPoisson:
     def select(self, rewards: ArrayLike, rng: np.random.Generator) -> NDArray[np.intp]:
         """Index of the best response. Shape: rewards [..., n] -> [...]."""
         array = last_axis(rewards, None, self)
-        return kth_best(array, np.ones(array.shape[:-1], dtype=np.intp), rng)
+        return kth_best(array, np.ones(array.shape[:-1], dtype=np.intp), generator(rng))
 
     def cdf(self, t: ArrayLike) -> Array:
         t = unit(t)
@@ -223,13 +226,15 @@ def procedure(name: str | Procedure) -> Procedure:
     Names: standard, best-of-4, worst-of-4, 2nd-best-of-4, top-2-of-8, best-of-poisson-3.0, and mixtures such as
     0.5*standard+0.5*best-of-4. A procedure is returned as it is.
 
-    Raises: ValueError for an unknown name.
+    Raises: ValueError for an unknown name, with the nearest one, and for what is neither a name nor a procedure.
 
     >>> procedure("2nd-best-of-4"), str(procedure("worst-of-16"))
     (KthBest(k=2, n=4), 'worst-of-16')
     """
     if not isinstance(name, str):
-        return name
+        if all(hasattr(name, field) for field in ("max_n", "cdf", "pdf")) and not isinstance(name, type):
+            return name
+        raise _unknown(name)
     text = name.strip()
     parts = re.split(r"\+(?=[\d.eE-]+\*)", text)
     if all("*" in part for part in parts):
@@ -255,8 +260,17 @@ def _number(name: str, text: str) -> float:
         raise _unknown(name) from None
 
 
-def _unknown(name: str) -> ValueError:
+def _only(k: int, n: int) -> Array:
+    """All of the probability on the k-th best of n. Shape: [n]."""
+    chances = np.zeros(n)
+    chances[k - 1] = 1.0
+    return chances
+
+
+def _unknown(name: object) -> ValueError:
+    number = re.search(r"\d+", str(name)[:80])
+    known = [form.replace("4", number[0] if number else "4") for form in ("standard", "best-of-4", "worst-of-4")]
     return ValueError(
         f"procedure must be standard, best-of-N, worst-of-N, Kth-best-of-N, top-M-of-N, best-of-poisson-MU or a "
-        f"mixture such as 0.5*standard+0.5*best-of-4, got {name!r}"
+        f"mixture such as 0.5*standard+0.5*best-of-4, got {shown(name)}{nearest(name, known)}"
     )

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from infalign_edu.order_statistics import real, unit
+from infalign_edu.inputs import nearest, reals, shown
+from infalign_edu.order_statistics import count, real, unit
 
 Array = NDArray[np.float64]
 Transform = Callable[[ArrayLike], Array]
+NAMES = ("identity", "log", "exp:T", "power:K")
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,13 @@ class Tabulated:
     """
 
     def __init__(self, u: ArrayLike, phi: ArrayLike) -> None:
-        self.u, self.phi = np.array(u, dtype=float), np.array(phi, dtype=float)
+        self.u, self.phi = reals("u", u).copy(), reals("phi", phi).copy()
         if self.u.ndim != 1 or self.u.size < 2 or self.u.shape != self.phi.shape:
             raise ValueError(
                 f"u and phi must be equally long, two points or more, got {self.u.shape}, {self.phi.shape}"
             )
         if not (self.u[0] == 0 and self.u[-1] == 1 and (np.diff(self.u) > 0).all()):
-            raise ValueError(f"u must increase strictly from 0 to 1, got {self.u[0]} to {self.u[-1]}")
+            raise ValueError(f"u must increase strictly from 0 to 1, got {shown(self.u.tolist())}")
         if not np.isfinite(self.phi).all():
             raise ValueError(f"phi must be finite, got {self.phi[~np.isfinite(self.phi)][0]}")
 
@@ -161,8 +163,10 @@ def standardize(transform: Transform) -> Transform:
     """
     if isinstance(transform, Standardized):
         return transform
+    if not callable(transform):
+        raise ValueError(f"transform must be a callable such as ia.transform('exp:10'), got {shown(transform)}")
     u, weight = graded_quadrature()
-    phi = np.asarray(transform(u), dtype=float)
+    phi = reals(f"transform {transform}", transform(u))
     if phi.shape != u.shape or not np.isfinite(phi).all():
         raise ValueError(f"transform {transform} must give one finite value for every u in (0, 1)")
     peak = np.abs(phi).max() or 1.0  # scaled first: exp(700 u) squared would overflow
@@ -184,7 +188,9 @@ def graded_quadrature(panels: int = 40, order: int = 12) -> tuple[Array, Array]:
     >>> round(float(w @ np.log(u)), 10)
     -1.0
     """
-    x, w = np.polynomial.legendre.leggauss(order)
+    if count("panels", panels) > 1000:
+        raise ValueError(f"panels must be at most 1000, got {panels}")
+    x, w = np.polynomial.legendre.leggauss(count("order", order))
     edges = np.concatenate([[0.0], 0.5 ** np.arange(panels, 0, -1.0)])
     left, width = edges[:-1, None], np.diff(edges)[:, None]
     nodes, weights = (left + width * (x + 1) / 2).ravel(), (width * w / 2).ravel()
@@ -199,16 +205,25 @@ def transform(name: str | Transform) -> Transform:
     >>> float(transform(lambda u: np.asarray(u) ** 2)(0.5)), transform("exp:-10")
     (0.25, Exponential(t=-10.0))
 
-    Raises: ValueError for an unknown name.
+    Raises: ValueError for an unknown name, with the nearest one.
     """
     if callable(name):
         return name
     word, _, value = str(name).strip().partition(":")
-    try:
-        if word in ("identity", "log") and not value:
-            return Identity() if word == "identity" else Log()
-        if word in ("exp", "power"):
+    if word in ("identity", "log") and not value:
+        return Identity() if word == "identity" else Log()
+    if word in ("exp", "power") and _number(value):
+        try:
             return Exponential(float(value)) if word == "exp" else Power(float(value))
-    except ValueError as error:
-        raise ValueError(f"transform {name!r}: {error}") from None
-    raise ValueError(f"transform must be identity, log, exp:T, power:K or a callable, got {name!r}")
+        except ValueError as error:
+            raise ValueError(f"transform {name!r}: {error}") from None
+    known = [form.partition(":")[0] + (f":{value or 10}" if ":" in form else "") for form in NAMES]
+    close = nearest(name, [*known, "optimal"] if word.startswith("opt") else known)
+    raise ValueError(f"transform must be identity, log, exp:T, power:K or a callable, got {shown(name)}{close}")
+
+
+def _number(text: str) -> bool:
+    try:
+        return bool(float(text) or True)
+    except ValueError:
+        return False

@@ -14,7 +14,8 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from infalign_edu.calibration import EmpiricalCalibrator, finite_table
-from infalign_edu.order_statistics import rank_weights
+from infalign_edu.inputs import reals
+from infalign_edu.order_statistics import rank_weights, real
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
 
@@ -34,6 +35,11 @@ class PromptMean:
 
     per_prompt: Array
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "per_prompt", reals("per_prompt", self.per_prompt))
+        if self.per_prompt.ndim != 1 or not self.per_prompt.size:
+            raise ValueError(f"per_prompt must hold one number a prompt, got shape {self.per_prompt.shape}")
+
     @property
     def mean(self) -> float:
         """Mean over prompts."""
@@ -50,13 +56,15 @@ class PromptMean:
 
         Raises: ValueError unless 0 < level < 1.
         """
-        if not 0 < level < 1:
+        if not 0 < real("level", level, "a number strictly between 0 and 1", np.isfinite) < 1:
             raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
         freedom = len(self.per_prompt) - 1
         half = float(scipy.special.stdtrit(freedom, 0.5 + level / 2)) * self.stderr if freedom else float("nan")
         return self.mean - half, self.mean + half
 
     def __sub__(self, other: PromptMean) -> PromptMean:
+        if not isinstance(other, PromptMean):
+            return NotImplemented
         if len(self.per_prompt) != len(other.per_prompt):
             raise ValueError(
                 f"a paired difference needs the same prompts, got {len(self.per_prompt)} and {len(other.per_prompt)}"

@@ -226,9 +226,9 @@ def mutant(module: types.ModuleType, old: str, new: str) -> types.ModuleType:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("(self.N - 1) * r", "self.N * r"), ("1 + pull - r", "1 - pull - r"), ("weight = 1 + (N - 1)", "weight = 1 + N"),
+    [("(N - 1) * r", "N * r"), ("-(1 + k) * over", "-(1 - k) * over"), ("weight = 1 + (N - 1)", "weight = 1 + N"),
      ("k = self.N * self.M / np.asarray(beta, dtype=float)", "k = self.N * self.M * np.ones_like(beta)"),
-     ("self.M * slope", "self.N * slope")],
+     ("(M * slope)", "(N * slope)")],
 )  # fmt: skip
 def test_mutants_of_the_curve_die(old: str, new: str, monkeypatch) -> None:
     monkeypatch.setattr(optimal, "power_curve", mutant(power, old, new).power_curve)

@@ -23,6 +23,7 @@ from infalign_edu.theory.solver.panels import Panels, resolve, roughness
 from infalign_edu.theory.tilted import Tilted
 
 _EPS = float(np.finfo(float).eps)
+_LEAST, _MOST = -644.0, 709.0  # log beta beyond which a density needs numbers that floats don't have
 
 
 def tilt(transform: Transform, beta: float) -> Tilted:
@@ -85,24 +86,27 @@ def solve_for_kl(kl_of: Callable[[float], float], kl: float, guess: float) -> fl
     >>> round(solve_for_kl(lambda beta: 1 / beta, 0.25, 1.0), 9)
     4.0
     """
-    def gap(log_beta: float) -> float:
-        return float(np.log(max(kl_of(float(np.exp(log_beta))), 1e-300) / kl))
+    kl = positive("kl", kl)
 
-    low = high = float(np.log(guess if 0 < guess < np.inf else 1.0))
+    def gap(log_beta: float) -> float:
+        return float(np.log(max(kl_of(float(np.exp(log_beta))), 1e-300)) - np.log(kl))
+
+    low = high = float(np.clip(np.log(guess if 0 < guess < np.inf else 1.0), _LEAST, _MOST))
     low_gap = high_gap = gap(low)
     for step in np.log(2.0) * 1.5 ** np.arange(18.0):
         if low_gap >= 0 >= high_gap:
             break
         if low_gap < 0:
-            previous, high, high_gap, low = low_gap, low, low_gap, low - step
+            previous, high, high_gap, low = low_gap, low, low_gap, max(low - step, _LEAST)
             low_gap = gap(low)
             if low_gap - previous < 1e-12:
                 break
         else:
-            low, low_gap, high = high, high_gap, high + step
+            low, low_gap, high = high, high_gap, min(high + step, _MOST)
             high_gap = gap(high)
     if not low_gap >= 0 >= high_gap:
-        raise ValueError(f"kl must be one that some beta reaches (below {kl * np.exp(low_gap):.6g} here), got {kl!r}")
+        told = f"below {kl * np.exp(low_gap):.6g}" if low_gap < 0 else "others"
+        raise ValueError(f"kl must be one that some beta reaches ({told} here), got {kl!r}")
     root = low if low == high else optimize.brentq(gap, low, high, xtol=1e-14, rtol=4 * _EPS)
     return float(np.exp(root))
 

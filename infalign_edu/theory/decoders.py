@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from infalign_edu.inputs import reals
 from infalign_edu.order_statistics import Array, count, real
 from infalign_edu.theory.finite import FiniteProblem
 
@@ -34,14 +35,15 @@ class SequenceSpace:
     """
 
     def __init__(self, reference: ArrayLike, reward: ArrayLike) -> None:
-        self.reference, self.reward = np.asarray(reference, dtype=np.float64), np.asarray(reward, dtype=np.float64)
+        self.reference, self.reward = reals("reference", reference), reals("reward", reward)
         shape = self.shape = self.reference.shape
         if not shape or self.reference.size > MOST or self.reward.shape != shape:
             got = f"shapes {shape} and {self.reward.shape}"
             raise ValueError(f"reference and reward must be tables [V, ..., V] of at most {MOST} sequences, got {got}")
         self.flat = FiniteProblem(self.reference.ravel(), self.reward.ravel())
         if self.reference.min() <= 0 or not np.isfinite(self.reward).all():
-            raise ValueError(f"reference must be positive and reward finite, got minimum {self.reference.min()}")
+            got = f"minima {self.reference.min()} and {self.reward.min()}, maximum reward {self.reward.max()}"
+            raise ValueError(f"reference must be positive and reward finite, got {got}")
 
     def value(self, length: int) -> Array:
         """V_ref: the mean reward under the reference, given the first tokens. Rounded, so that ties stay ties.
@@ -51,6 +53,8 @@ class SequenceSpace:
         >>> SequenceSpace(np.full((2, 2), 0.25), [[0.0, 1.0], [2.0, 3.0]]).value(1)
         array([0.5, 2.5])
         """
+        if count("length", length, least=0) > len(self.shape):
+            raise ValueError(f"length must be at most the {len(self.shape)} tokens of a sequence, got {length}")
         rows = int(np.prod(self.shape[:length]))
         mass = self.reference.reshape(rows, -1)
         value = (mass * self.reward.reshape(rows, -1)).sum(axis=1) / mass.sum(axis=1)

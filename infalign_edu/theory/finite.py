@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
+from infalign_edu.inputs import reals
 from infalign_edu.order_statistics import Array, real
 from infalign_edu.procedures import Procedure, procedure
 from infalign_edu.theory.solver.levels import Levels, cumulative, level_masses
@@ -50,7 +51,7 @@ def numbers(name: str, values: ArrayLike, shape: tuple[int, ...], probabilities:
     >>> numbers("policy", [0.25, 0.75], (2,), probabilities=True)
     array([0.25, 0.75])
     """
-    array = np.asarray(values, dtype=np.float64)
+    array = reals(name, values)
     if array.shape != shape or not array.size:
         raise ValueError(f"{name} must hold one number a response, shape {shape}, got shape {array.shape}")
     if np.isnan(array).any():
@@ -79,9 +80,8 @@ class FiniteProblem:
     """
 
     def __init__(self, reference: ArrayLike, reward: ArrayLike) -> None:
-        S = np.size(reward)
-        self.reward = numbers("reward", reward, (S,))
-        self.reference = numbers("reference", reference, (S,), probabilities=True)
+        self.reward = numbers("reward", reward, (reals("reward", reward).size,))
+        self.reference = numbers("reference", reference, self.reward.shape, probabilities=True)
         self._level = np.unique(self.reward, return_inverse=True)[1].reshape(-1)  # [S], 0 is the lowest level
         self._mass = level_masses(self._level, self.reference)  # [L]
 

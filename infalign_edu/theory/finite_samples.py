@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from infalign_edu.calibration import unbiased_power
-from infalign_edu.order_statistics import Array, count, unit
+from infalign_edu.inputs import reals, shown
+from infalign_edu.order_statistics import Array, count, real, unit
 from infalign_edu.procedures import Procedure, procedure
 from infalign_edu.theory.continuous import beta_for_kl, tilt
 from infalign_edu.theory.optimal import optimal_beta_for_kl, optimum
@@ -35,8 +36,10 @@ def bernstein(transform: Transform, K: int) -> Callable[[ArrayLike], Array]:
     """
     K = count("K", K)
     u = np.arange(K + 1) / K
+    if not callable(transform):
+        raise ValueError(f"transform must be a callable such as ia.transform('exp:10'), got {shown(transform)}")
     with np.errstate(divide="ignore"):
-        at = np.broadcast_to(np.asarray(transform(u), dtype=float), u.shape)
+        at = np.broadcast_to(reals("transform", transform(u)), u.shape)
     phi = np.where(np.isfinite(at), at, values(transform, np.clip(u, 0.5 / K, 1 - 0.5 / K)))
     if not np.isfinite(phi).all():
         raise ValueError(f"transform must be finite at 1/(2K) = {0.5 / K:g}, got {transform!r}")
@@ -76,7 +79,9 @@ def unbiased_polynomial(coefficients: ArrayLike, k: ArrayLike, K: int) -> Array:
     >>> unbiased_polynomial([1.0, 0.0, 3.0], [4], K=4)      # 1 + 3 u^2
     array([4.])
     """
-    weights = np.asarray(coefficients, dtype=float)
+    weights = reals("coefficients", coefficients)
+    if weights.ndim != 1 or not weights.size or not np.isfinite(weights).all():
+        raise ValueError(f"coefficients must be finite numbers in one row, at least one, got {shown(coefficients)}")
     return np.asarray(sum(c * unbiased_power(k, K, m) for m, c in enumerate(weights)))
 
 
@@ -89,7 +94,7 @@ def dkw_band(K: int, delta: float = 0.05) -> float:
     >>> round(dkw_band(100), 4)
     0.1358
     """
-    if not 0 < delta < 1:
+    if not 0 < real("delta", delta, "a number in (0, 1)", np.isfinite) < 1:
         raise ValueError(f"delta must lie in (0, 1), got {delta!r}")
     return float(np.sqrt(np.log(2 / delta) / (2 * count("K", K))))
 
@@ -118,7 +123,7 @@ def best_of_n_kl_estimate(log_probability: ArrayLike, n: int) -> Array:
     >>> best_of_n_kl_estimate([-50.0, 0.0], n=4).round(6)
     array([0.636294, 0.      ])
     """
-    n, log_e = count("n", n), np.asarray(log_probability, dtype=float)
+    n, log_e = count("n", n), reals("log_probability", log_probability)
     if log_e.size and not log_e.max() <= 0:
         raise ValueError(f"log_probability must be at most 0, got {log_e.max()}")
     e = np.exp(log_e)
@@ -143,6 +148,9 @@ def mismatch(trained: Sequence[str | Procedure], used: Sequence[str | Procedure]
     array([[0.774, 0.804],
            [0.654, 0.93 ]])
     """
+    for name, given in (("trained", trained), ("used", used)):
+        if isinstance(given, str) or not len(given):
+            raise ValueError(f"{name} must be a list of procedures, at least one, got {shown(given)}")
     procedures = [procedure(p) for p in trained]
     policies = [optimum(p, optimal_beta_for_kl(p, kl)).policy for p in procedures]
     return np.array([[policy.win_rate(user) for user in used] for policy in policies])

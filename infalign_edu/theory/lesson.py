@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import xlogy
 
+from infalign_edu.inputs import reals
 from infalign_edu.order_statistics import Array, count, real
 from infalign_edu.procedures import Procedure, procedure
 from infalign_edu.theory.continuous import Frontier
@@ -106,7 +107,7 @@ def fixed_point(shown: str | Procedure, beta: float, steps: int = 40, step_size:
     theirs = ours if reference_procedure is None else procedure(reference_procedure)
     size = real("step_size", step_size, "a number in [0, 1]", lambda s: 0 <= s <= 1)
     world = _Continuum(ours, theirs) if levels is None else _Levels(ours, theirs, count("levels", levels, least=2))
-    phi = beta * np.asarray(start(world.u) if callable(start) else start, dtype=float)
+    phi = beta * reals("start", start(world.u) if callable(start) else start)
     if phi.shape != world.u.shape or not np.isfinite(phi).all():
         raise ValueError(f"start must be one finite log density at each of {world.u.size} places, got {phi.shape}")
     seen = []

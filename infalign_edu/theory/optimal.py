@@ -29,6 +29,7 @@ from infalign_edu.theory.solver.stationary import stationary_policies
 from infalign_edu.theory.tilted import Tilted
 
 TOLERANCE = 1e-8  # nats: no policy with a larger residual is returned
+STEEP = 1e-5  # beta below which one mesh for all betas has too few digits
 
 
 class OptimalTransform:
@@ -114,7 +115,7 @@ def unique(shown: str | Procedure, beta: float, reference_procedure: str | Proce
     >>> unique("worst-of-8", 0.1), unique("worst-of-8", 0.1, "best-of-8"), unique("worst-of-8", 3.0, "best-of-8")
     (True, False, True)
     """
-    ours = procedure(shown)
+    beta, ours = positive("beta", beta), procedure(shown)
     theirs = ours if reference_procedure is None else procedure(reference_procedure)
     if _curve_of(ours, theirs) or _rises(ours):
         return True
@@ -198,7 +199,10 @@ def optimal_frontier(shown: str | Procedure, betas: ArrayLike,
     if not beta.size:
         return Frontier(beta, beta, beta)
     if _power(ours) == (1, 1):
-        win_rate, kl = _linear(theirs, beta)
+        win_rate, kl = _linear(theirs, np.maximum(beta, STEEP))
+        for i in np.flatnonzero(beta < STEEP):  # the mass lies nearer to 1 than floats do
+            policy = Tilted(theirs.cdf, float(beta[i]))
+            win_rate[i], kl[i] = policy.win_rate(ours, theirs), policy.kl
     elif (which := _curve_of(ours, theirs)) is not None:
         win_rate, kl = power_curve(*which, float(beta.min())).win_rate_and_kl(beta)
     else:

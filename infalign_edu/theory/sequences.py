@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import log_softmax
 
+from infalign_edu.inputs import shown
 from infalign_edu.order_statistics import Array, real
 from infalign_edu.theory.decoders import Decode, SequenceSpace
 from infalign_edu.theory.finite import TOLERANCE, FiniteProblem, Solution, numbers
@@ -90,13 +91,15 @@ class SequenceProblem(SequenceSpace):
     def _derivative(self, decode: Decode) -> Callable[[Array], tuple[float, Array]]:
         import torch
 
-        shown = decode(torch.tensor(self.reference)).detach().numpy()
-        shown = numbers("decode(reference)", shown, self.shape, probabilities=True).ravel()
-        score = torch.tensor(FiniteProblem(shown, self.flat.reward).calibrated)  # win probability against T(reference)
+        if not callable(decode):
+            raise ValueError(f"decode must be a torch function such as `blockwise(block, draws)`, got {shown(decode)}")
+        seen = decode(torch.tensor(self.reference))
+        seen = numbers("decode(reference)", seen, self.shape, probabilities=True).ravel()
+        score = torch.tensor(FiniteProblem(seen, self.flat.reward).calibrated)  # win probability against T(reference)
 
         def derivative(pi: Array) -> tuple[float, Array]:
             point = torch.tensor(pi, requires_grad=True)
-            win = decode(point.reshape(self.shape)).reshape(-1) @ score
+            win = torch.as_tensor(decode(point.reshape(self.shape))).reshape(-1) @ score
             if not win.requires_grad:
                 raise ValueError("decode must be differentiable in torch, got a result that does not depend on pi")
             R = torch.autograd.grad(win, point)[0].numpy()

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
-from infalign_edu.order_statistics import Array
+from infalign_edu.inputs import reals, shown
+from infalign_edu.order_statistics import Array, real
 
 Transform = Callable[[Array], ArrayLike]
 _SERIES = 12
@@ -27,10 +28,7 @@ def positive(name: str, value: object) -> float:
     >>> positive("beta", 1)
     1.0
     """
-    number = float(value) if np.isscalar(value) and not isinstance(value, str | bytes) else np.nan  # type: ignore[arg-type]
-    if not (np.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return number
+    return real(name, value, "a positive number", lambda v: v > 0)
 
 
 def values(transform: Transform, u: Array) -> Array:
@@ -39,8 +37,13 @@ def values(transform: Transform, u: Array) -> Array:
     >>> values(lambda u: u**2, np.array([0.5]))
     array([0.25])
     """
+    if not callable(transform):
+        raise ValueError(f"transform must be a callable such as ia.transform('exp:10'), got {shown(transform)}")
     with np.errstate(divide="ignore", over="ignore"):
-        phi = np.broadcast_to(np.asarray(transform(u), dtype=float), u.shape)
+        phi = reals("transform", transform(u))
+    if phi.shape not in (u.shape, ()):
+        raise ValueError(f"transform must give one number for each of {u.shape} places, got shape {phi.shape}")
+    phi = np.broadcast_to(phi, u.shape)
     if np.isnan(phi).any() or (phi == np.inf).any():
         worst = float(u[np.isnan(phi) | (phi == np.inf)].flat[0])
         raise ValueError(f"transform must be a number below infinity inside (0, 1), got {transform!r} at u = {worst!r}")

@@ -42,16 +42,27 @@ class PowerCurve:
             before = sigma * y[-1] - (weight[:j] * y) @ y[::-1] if j else sigma
             self._series[j] = before / ((N + M - 1) * (j + 1) + 1)
         log_r, kl = self._small(np.array(_START))
+        log_r = log_r - self._line(np.array(_START))
         span = (math.log(_START), math.log(max(largest_k, 1.0)) + 1e-6)
         found = integrate.solve_ivp(self._rates, span, [float(log_r), float(kl)], method="DOP853", rtol=3e-14,
                                     atol=1e-16, dense_output=True)
         self._curve = found.sol
 
+    def _line(self, k: Array) -> Array:
+        """log(1 + k/N), what log r of best-of-N tends to: the rest alone keeps its digits. 0 for worst-of-N."""
+        return np.log1p(k / self.N) if self.sigma > 0 else np.zeros_like(k)
+
     def _rates(self, log_k: float, y: Array) -> tuple[float, float]:
-        """d(log r, KL) / d log k. KL has its own equation, as log r - sigma (N/beta) (1 - |r-1| beta/N') cancels."""
-        r, pull = math.exp(y[0]), self.sigma * math.exp(log_k)
-        slope = (self.N - 1) * r + self.M
-        return (1 + pull - r) / slope, ((1 - r) * (self.M + self.N * r) + pull * r) / (self.M * slope)
+        """d(log r - line, KL) / d log k. KL's own equation: log r - sigma (N/beta) (1 - |r-1| beta/N') cancels."""
+        k, N, M = math.exp(log_k), self.N, self.M
+        if self.sigma < 0:
+            r = math.exp(y[0])
+            slope = (N - 1) * r + M
+            return (1 - k - r) / slope, ((1 - r) * (M + N * r) - k * r) / (M * slope)
+        over = math.expm1(y[0])  # r = (1 + k/N) (1 + over), and k - N r = -N - (N + k) over: no digit is lost
+        r = (1 + k / N) * (1 + over)
+        slope = (N - 1) * r + M
+        return (-(1 + k) * over - M * k / (N + k)) / slope, (M - r * ((N + k) * over + M)) / (M * slope)
 
     def _small(self, k: Array) -> tuple[Array, Array]:
         ky = k * polynomial.polyval(k, self._series)
@@ -64,10 +75,10 @@ class PowerCurve:
         """
         k = self.N * self.M / np.asarray(beta, dtype=float)
         small = np.minimum(k, _START)
-        log_r, kl = np.where(k > _START, self._curve(np.log(np.maximum(k, _START)).ravel()).reshape(2, *k.shape),
-                             self._small(small))
+        far = self._curve(np.log(np.maximum(k, _START)).ravel()).reshape(2, *k.shape)
+        log_r, kl = np.where(k > _START, [far[0] + self._line(k), far[1]], self._small(small))
         share = self.N * self.sigma * np.where(k > _START, np.expm1(log_r) / k, polynomial.polyval(small, self._series))
-        return (share if self.sigma > 0 else 1 - share), np.maximum(kl, 0.0)
+        return np.clip(share if self.sigma > 0 else 1 - share, 0.0, 1.0), np.maximum(kl, 0.0)
 
 
 @lru_cache(maxsize=64)
