@@ -64,7 +64,7 @@ def report(tmp_path, monkeypatch):
     """A small run: every response, prompt and name in it is shaped like a script."""
     monkeypatch.setattr("infalign_edu.lm.policy.Policy.decode", lambda *a: [SCRIPTS[i % len(SCRIPTS)] for i in range(len(a[1]))])
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("".join(f"why {i} {script}\n" for i in range(3) for script in SCRIPTS))
+    prompts.write_text("".join(f"why {i} {SCRIPTS[0]} {SCRIPTS[1]} {SCRIPTS[i % 4]}\n" for i in range(24)))
     model = shutil.copytree(_embedded(), tmp_path / "<img src=x onerror=alert(1)>")
     config = ia.CTRLConfig(
         model=str(model), prompts=str(prompts), reward=Named(), out=str(tmp_path / "run"), steps=1, prompts_per_step=2,
