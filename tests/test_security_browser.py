@@ -261,7 +261,7 @@ def made(target, tmp_path, *more):
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
         until = time.monotonic() + 90
-        while not (token := re.search(r"token=(\w+)", log.read_text())):
+        while not ((token := re.search(r"token=(\w+)", log.read_text())) and answers("127.0.0.1", port)):
             assert time.monotonic() < until and process.poll() is None, log.read_text()[-2000:]
             time.sleep(0.2)
         yield process, f"http://127.0.0.1:{port}", token[1]
@@ -270,13 +270,17 @@ def made(target, tmp_path, *more):
         process.wait(30)
 
 
-def closed(address):
-    """Whether the same port is closed on another interface of this machine."""
-    if (other := elsewhere()) is None:
-        return True
+def answers(host, port):
+    """Whether somebody listens there."""
     with socket.socket() as caller:
         caller.settimeout(2)
-        return caller.connect_ex((other, int(address.rsplit(":", 1)[1]))) != 0
+        return caller.connect_ex((host, port)) == 0
+
+
+def closed(address):
+    """Whether the same port is closed on another interface of this machine."""
+    other = elsewhere()
+    return other is None or not answers(other, int(address.rsplit(":", 1)[1]))
 
 
 @pytest.mark.slow
