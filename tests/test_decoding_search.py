@@ -171,7 +171,7 @@ def test_what_has_ended_is_judged_by_the_reward_and_keeps_its_place():
     tree = TreeSearch(misled, 2, 2, 1, reward=ends_early).draw(policy, ["w4"], 300, seed=0)
     ends = enumerate_responses(policy, "w4", 1)[(EOS,)]
     one_of_four = 1 - (1 - ends) ** 4  # has ended after the first token; it is the best there is, and stays
-    assert 0.2 < one_of_four <= np.mean([not text for text in tree.responses]) + 0.08
+    assert 0.1 < one_of_four <= np.mean([not text for text in tree.responses]) + 0.08
 
 
 def simulate(policy, prompt, width, draws, block, value, reward, runs):
