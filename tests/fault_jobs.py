@@ -175,10 +175,11 @@ def head(folder: Path, moment: Moment) -> int:
 
 
 def sweep(folder: Path, moment: Moment, pool: bool = False, cells: int = 4) -> int:
-    """An experiment of four cells in two groups, or one; with `pool` in processes of its own, as the command runs it."""
+    """An experiment of four cells in two groups, two in two, or one; with `pool` in processes of its own, as the command runs it."""
     runner.ROOT, design.HERE, ctrl.APPROACHES = folder, folder, 1
     folder.mkdir(exist_ok=True)
-    few = SWEEP if cells == 4 else SWEEP.replace("[0.01, 0.03]", "[0.01]").replace('["identity", "exp:10"]', '"identity"')
+    few = SWEEP if cells == 4 else SWEEP.replace("[0.01, 0.03]", "[0.01]")
+    few = few.replace('["identity", "exp:10"]', '"identity"') if cells == 1 else few
     (folder / "small.toml").write_text(few)
     if not pool:
         runner.ProcessPoolExecutor = lambda jobs, context, initializer: ThreadPoolExecutor(jobs)
