@@ -290,7 +290,7 @@ def writes(start, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("kind, share, number", [("run", 0.75, FULL), ("reward model", 0.4, READ_ONLY)])
+@pytest.mark.parametrize("kind, share, number", [("reward model", 0.8, FULL), ("reward model", 0.4, READ_ONLY)])
 def test_a_disk_that_fails_at_some_call(start, writes, tmp_path, kind, share, number):
     expected, count = writes(kind)
     assert count >= 8
@@ -315,14 +315,14 @@ def test_a_disk_that_fails_at_every_call(start, writes, tmp_path, capsys, kind):
 
 
 @pytest.mark.parametrize("limit", [500_000, *(pytest.param(size, marks=SLOW) for size in (200, 3_000, 2_000_000))])
-def test_the_system_itself_refuses_to_write_more(start, writes, tmp_path, limit):
+def test_the_system_itself_refuses_to_write_more(start, whole, tmp_path, limit):
     """A limit on the size of files, which the kernel holds against every writer, safetensors among them."""
-    job, named = DISK["run"]
+    job, named = KINDS["training"]
     child = start(job, tmp_path, limit=limit, **named).end()
     one_line(child, str(tmp_path), "can't be written: File too large")
     assert_whole(tmp_path)
     assert start(job, tmp_path, **named).end().code == 0
-    assert numbers(tmp_path) == writes("run")[0] and leftovers(tmp_path) == []
+    assert numbers(tmp_path) == whole("training", False)[0] and leftovers(tmp_path) == []
 
 
 IN_A_SMALL_DISK = """

@@ -190,7 +190,7 @@ def test_a_job_that_fails_says_why_in_one_line(tmp_path):
     monitor.start_button.click()
     assert monitor.data.state == "running" and monitor.error is None and not monitor.stop_button.disabled
     monitor.job.process.wait(120)
-    with pytest.raises(RuntimeError, match=r"^infalign_edu: out '.*file/run' can't be written: Not a directory$"):
+    with pytest.raises(RuntimeError, match=r"^infalign_edu: out '.*file/run' can't be written: Not a directory; mend this or choose"):
         monitor.poll()
     assert monitor.job is None and monitor.data.state == "no run" and not monitor.start_button.disabled
 
