@@ -1,0 +1,116 @@
+"""What mutation testing left alive: reads mutmut's results and writes data/runs/mutants.csv, with a reason for each.
+
+    make mutants && python tests/mutants.py          a table of modules is printed, survivors are written
+
+A mutant is one small change of a formula, a bound or a message; it is killed when a test fails with it. Some survivors
+change nothing that can be observed; those kinds are known by their form and named below. What fits no kind is "open".
+A run that was stopped counts the mutants that were tried.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import difflib
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = ("module", "function", "before", "after", "reason")
+SURVIVED, TIMED_OUT = 0, (36, 24, -24, 152, 255)  # exit codes of the tests under a mutant
+KINDS = {  # reason: what the changed line looks like, and the change itself, "old -> new"
+    "zip's strict guards against a programmer's error": (r"strict=True", r""),
+    "values are float64 already": (r"dtype=", r"dtype|float|None|^ -> $"),
+    "equality at a bound of measure zero": (r"[<>]", r"^([<>]=?) -> ([<>]=?)$"),
+    "a finer or coarser mesh, tolerance or step of quadrature: the answer agrees to its tested digits":
+        (r"graded\(|roughness|width|1e-\d|_EPS|np\.pi \* \(np\.arange|xtol|maxiter|tolerance|panels|block = max", r""),
+    "a bound that rounding alone can reach": (r"clip\(|np\.minimum|np\.maximum", r"^(0|1|2|None|, None|) -> "),
+    "a warning that NumPy gives or not": (r"errstate", r""),
+    "the words of an error": (r"raise |f\"|told|got", r""),
+    "any number serves where none can be": (r" or \d", r"^\d.* -> \d"),
+}  # fmt: skip
+
+
+def bodies(source: str) -> dict[str, list[str]]:
+    """Lines of every function of a mutated module, by name."""
+    lines = source.splitlines()
+    tree = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    return {node.name: lines[node.lineno - 1 : node.end_lineno] for node in tree}
+
+
+def change(before: list[str], after: list[str]) -> tuple[str, str]:
+    """The lines by which two versions of a function differ, the name in the first line aside.
+
+    >>> change(["def f__1():", "    return 1"], ["def f__2():", "    return 2"])
+    ('return 1', 'return 2')
+    """
+    found = list(difflib.unified_diff(before[1:], after[1:], lineterm="", n=0))[2:]
+    sides = [" ".join(line[1:].strip() for line in found if line.startswith(sign)) for sign in "-+"]
+    return sides[0], sides[1]
+
+
+def reason(before: str, after: str) -> str:
+    """The kind of a survivor, "open" if it is of none.
+
+    >>> reason("f(a, strict=True)", "f(a, strict=None)"), reason("return a + b", "return a - b")
+    ("zip's strict guards against a programmer's error", 'open')
+    >>> reason("if a > b:", "if a >= b:"), reason("if a > b:", "if a < b:")
+    ('equality at a bound of measure zero', 'open')
+    """
+    if not after and not before:
+        return "a default that every caller in the tests gives"
+    old, new = (re.findall(r"[\w.]+|[<>=!]=?|\S", side) for side in (before, after))
+    parts = [step for step in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes() if step[0] != "equal"]
+    changed = " ".join(" ".join(old[a:b]) + " -> " + " ".join(new[c:d]) for _, a, b, c, d in parts)
+    if re.fullmatch(r"([<>])=? -> ([<>])=?", changed) and changed[0] != changed.split(" -> ")[1][0]:
+        return "open"  # the other direction is no question of equality
+    return next((kind for kind, (line, form) in KINDS.items() if re.search(line, before) and re.search(form, changed)), "open")
+
+
+def survivors(folder: Path) -> Iterator[tuple[str, Counter[str], list[dict[str, str]]]]:
+    """Module by module: its name, how many mutants fared how, and those that survived."""
+    for meta in sorted((folder / "infalign_edu").rglob("*.py.meta")):
+        codes = json.loads(meta.read_text())["exit_code_by_key"]
+        if not codes:
+            continue
+        module = str(meta.relative_to(folder / "infalign_edu")).removesuffix(".py.meta")
+        functions, rows, counts = bodies(meta.with_suffix("").read_text()), [], Counter[str]()
+        for key, code in codes.items():
+            fate = "untried" if code is None else "survived" if code == SURVIVED else "timed out" if code in TIMED_OUT else "killed"
+            counts[fate] += 1
+            if fate != "survived":
+                continue
+            name = key.rsplit(".", 1)[1]
+            base = name.rsplit("__mutmut_", 1)[0]
+            before, after = change(functions.get(f"{base}__mutmut_orig", [""]), functions.get(name, [""]))
+            plain = re.sub(r"^x_?|ǁ", " ", base).strip().replace(" ", ".")
+            rows.append({"module": module, "function": plain, "before": before, "after": after, "reason": reason(before, after)})
+        yield module, counts, rows
+
+
+def main(folder: Path = ROOT / "build" / "mutants" / "mutants", out: Path = ROOT / "data" / "runs" / "mutants.csv") -> int:
+    """Prints the table of modules and of reasons, writes the survivors."""
+    total, rows = Counter[str](), []
+    print(f"{'module':<28}{'tried':>7}{'killed':>8}{'timed out':>11}{'survived':>10}{'untried':>9}")
+    for module, counts, left in survivors(folder):
+        total += counts
+        rows += left
+        tried = sum(counts.values()) - counts["untried"]
+        print(f"{module:<28}{tried:>7}{counts['killed']:>8}{counts['timed out']:>11}{counts['survived']:>10}{counts['untried']:>9}")
+    tried = sum(total.values()) - total["untried"]
+    print(f"{'together':<28}{tried:>7}{total['killed']:>8}{total['timed out']:>11}{total['survived']:>10}{total['untried']:>9}")
+    for kind, count in Counter(row["reason"] for row in rows).most_common():
+        print(f"{count:>6}  {kind}")
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:])))
