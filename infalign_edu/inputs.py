@@ -72,6 +72,22 @@ def _real(value: Any) -> float:
     return float(value)
 
 
+def whole(name: str, value: Any, accepted: str = "a positive integer", least: int = 1) -> int:
+    """An integer that is large enough, NumPy's or Python's.
+
+    >>> whole("samples", 1.5)
+    Traceback (most recent call last):
+    ValueError: samples must be a positive integer, got 1.5
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"{name} must be {accepted}, got {shown(value)}")
+    return number
+
+
 def seed(value: Any, name: str = "seed") -> int:
     """A seed that NumPy and torch both take.
 
@@ -126,12 +142,12 @@ def texts(name: str, values: Iterable[str], least: int = 1) -> list[str]:
     return found
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str], least: float = 0.6) -> str:
     """", did you mean X?" where one of the known names is close to what was given, else nothing.
 
     >>> nearest("bets-of-4", ["best-of-4", "worst-of-4"])
     ", did you mean 'best-of-4'?"
     """
     given = str(name)[:80].strip().lower().replace("_", "-")
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-    return f", did you mean {close[0]!r}?" if close else ""
+    close = difflib.get_close_matches(given, known, n=1, cutoff=least)
+    return f", did you mean {close[0]!r}?" if close and close[0] != name else ""

@@ -68,7 +68,7 @@ def test_a_bad_line_is_named_or_counted(tmp_path, reason):
     path.write_bytes(b'{"prompt": "one"}\n\n' + bad + b'\n{"prompt": "two"}\n' + bad)
     with pytest.raises(ValueError) as caught:
         load_prompts(path)
-    assert str(caught.value) == f"{path}, line 3: {reason}"
+    assert str(caught.value) == f"{path}, line 3: {reason}{lines.REMEDY.get(reason, '')}"
     kept = load_prompts(path, skip_bad_lines=True)
     assert kept.prompts == ["one", "two"]
     assert kept.skipped == {reason: 2}

@@ -170,7 +170,7 @@ def test_a_policy_with_other_tokens_is_refused(value):
         ({"samples": 1}, "samples must be an integer of at least 2, got 1"),
         ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         ({"prompts": ["w0"]}, "must leave each part a prompt, got 1 prompts"),
-        ({"held_out": 0.0}, "fractions must be positive"),
+        ({"held_out": 0.0}, "held_out must be a number between 0 and 1, got 0.0"),
         ({"reward": lambda p, t: np.full(len(t), np.inf)}, "rewards must be finite"),
     ],
 )

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from infalign_edu import inputs
+from infalign_edu.inputs import nearest
 from infalign_edu.lm import embedded, hub, lines
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -114,6 +116,8 @@ def turns(prompt: str) -> list[dict[str, str]]:
     >>> turns("\\n\\nHuman: Hi\\n\\nAssistant: Hello\\n\\nHuman: Why?\\n\\nAssistant:")[1:]
     [{'role': 'assistant', 'content': 'Hello'}, {'role': 'user', 'content': 'Why?'}]
     """
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt must be a string, got {inputs.shown(prompt)}")
     if not prompt.startswith(HUMAN):
         return [{"role": "user", "content": prompt}]
     out: list[dict[str, str]] = []
@@ -137,10 +141,12 @@ def split(items: Iterable[T], fractions: Sequence[float], seed: int) -> list[lis
     >>> [sorted(part) for part in split(["a", "b", "a", "c", "d"], [0.5, 0.5], seed=0)]
     [['a', 'a', 'c'], ['b', 'd']]
     """
-    if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
-        raise ValueError(f"fractions must be positive and sum to at most 1, got {list(fractions)}")
+    shares = inputs.reals("fractions", fractions)
+    if shares.ndim != 1 or not shares.size or not shares.min() > 0 or not shares.sum() <= 1 + 1e-9:
+        raise ValueError(f"fractions must be positive and sum to at most 1, got {inputs.shown(fractions)}")
     items = list(items)
-    texts = [item if isinstance(item, str) else item.prompt for item in items]  # type: ignore[attr-defined]
+    named = [item if isinstance(item, str) else getattr(item, "prompt", item) for item in items]
+    texts, seed = inputs.texts("items", named, least=0), inputs.seed(seed)  # type: ignore[arg-type]
     prompts = sorted(set(texts))
     order = np.random.default_rng(seed).permutation(len(prompts))
     edges = np.rint(np.cumsum([0.0, *fractions]) * len(prompts)).astype(int)
@@ -153,24 +159,29 @@ def split(items: Iterable[T], fractions: Sequence[float], seed: int) -> list[lis
 def _path(spec: str | Path, shipped: str) -> Path:
     if str(spec).startswith("hub:"):
         return _hub(str(spec))
-    path = embedded(shipped) if spec == "embedded" else Path(spec).expanduser()
+    path = embedded(shipped) if spec == "embedded" else Path(os.path.expanduser(spec) if _is_path(spec) else "")  # noqa: PTH111
     if not path.is_file():
-        raise FileNotFoundError(f"data must be embedded, hub:<owner>/<name>/<file> or a file that exists, got {spec!s}")
+        told = "embedded, hub:<owner>/<name>/<file> or a file that exists"
+        raise FileNotFoundError(f"data must be {told}, got {spec!s}{nearest(spec, ['embedded'])}")
     if _suffix(path) not in JSON_SUFFIXES | TEXT_SUFFIXES:
         raise ValueError(f"data must be a .jsonl or .txt file, .gz or not, got {spec!s}")
     return path
 
 
+def _is_path(spec: object) -> bool:
+    return isinstance(spec, (str, os.PathLike)) and "\0" not in str(spec)
+
+
 def _hub(spec: str) -> Path:
     owner, _, rest = spec.removeprefix("hub:").partition("/")
     name, _, file = rest.partition("/")
-    if not (owner and name and _suffix(Path(file)) in JSON_SUFFIXES | TEXT_SUFFIXES):
+    if not (owner and name and _suffix(Path(file)) in JSON_SUFFIXES | TEXT_SUFFIXES and ".." not in file.split("/")):
         raise ValueError(f"a Hub file must be hub:<owner>/<name>/<file> with a .jsonl or .txt file, got {spec}")
     return hub.dataset_file(f"{owner}/{name}", file)
 
 
 def _suffix(path: Path) -> str:
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    return (path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix).lower()
 
 
 def _transcript(record: dict[str, Any], key: str) -> tuple[str, str]:

@@ -16,6 +16,12 @@ from typing import Any, BinaryIO, TypeVar
 MAX_LINE = 1_000_000  # bytes; a longer line is no prompt that a model can read
 MAX_RATIO = 50  # text shrinks to a tenth or so; what grows more than this was made to fill somebody's memory
 
+REMEDY = {
+    "not UTF-8 text": ", save the file as UTF-8",
+    "holds a NUL byte": ", as UTF-16 text does: save the file as UTF-8",
+    f"longer than {MAX_LINE:,} bytes": ": is it one JSON object a line?",
+    "not valid JSON": ": one JSON object a line is read",
+}
 T = TypeVar("T")
 
 
@@ -28,7 +34,7 @@ def read(path: Path, parse: Callable[[str], T], skip: bool) -> tuple[list[T], di
     rows: list[T] = []
     skipped: Counter[str] = Counter()
     with path.open("rb") as raw:
-        file = _Inflated(path, raw) if path.suffix == ".gz" else raw
+        file = _Inflated(path, raw) if path.suffix.lower() == ".gz" else raw
         for number, (line, reason) in enumerate(_lines(file), start=1):
             try:
                 if reason:
@@ -39,7 +45,7 @@ def read(path: Path, parse: Callable[[str], T], skip: bool) -> tuple[list[T], di
             except ValueError as error:
                 reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
                 if not skip:
-                    raise ValueError(f"{path}, line {number}: {reason}") from None
+                    raise ValueError(f"{path}, line {number}: {reason}{REMEDY.get(reason, '')}") from None
                 skipped[reason] += 1
     if not rows:
         raise ValueError(f"{path} must hold at least one good line, got none ({dict(skipped) or 'empty'})")

@@ -22,6 +22,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from infalign_edu.inputs import nearest
 from infalign_edu.lm import embedded, hub
 from infalign_edu.lm.files import no_progress_bars, whole_folder
 from infalign_edu.lm.model_folder import check_adapter, check_files, check_settings
@@ -50,13 +51,15 @@ def load(spec: str | Path, *, device: str = "auto", dtype: str = "auto", max_new
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise ValueError(f"device must be auto, cpu, cuda or another that torch knows, got {device!r}") from None
+        kind = torch.empty(0, device=str(device)).tolist() or torch.device(str(device)).type  # "meta" has no values
+    except (RuntimeError, AssertionError, NotImplementedError):  # unknown, not on this machine, or not in this torch
+        told = "auto, cpu, cuda or another that torch knows and this machine has"
+        raise ValueError(f"device must be {told}, got {device!r}") from None
     if dtype == "auto":
         dtype = "bfloat16" if kind == "cuda" else "float32"
     if dtype not in DTYPES:
-        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
+        close = nearest(dtype, DTYPES)
+        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}{close}")
     folder, name, gguf = locate(spec)
     model, tokenizer = read(folder, AutoModelForCausalLM, gguf=gguf, dtype=DTYPES[dtype])
     return Policy(model.to(device), tokenizer, name=name, max_new_tokens=max_new_tokens)
@@ -68,7 +71,7 @@ def locate(spec: str | Path) -> tuple[Path, str, str | None]:
         return embedded("model"), "embedded", None
     if spec == "smollm2":
         return smollm2()
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec) if isinstance(spec, (str, os.PathLike)) and spec else "\0")  # noqa: PTH111
     if path.is_dir():
         return path, path.name or str(spec), None
     if path.suffix == ".gguf":

@@ -16,6 +16,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
+from infalign_edu.inputs import texts as checked_texts
+from infalign_edu.inputs import whole
 from infalign_edu.lm import bare
 from infalign_edu.lm.adapters import merged
 from infalign_edu.lm.datasets import turns
@@ -53,6 +55,8 @@ class Policy:
         self.stops = sorted({s for s in [*stops, tokenizer.eos_token_id] if s is not None})
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        if max_new_tokens is not None:
+            whole("max_new_tokens", max_new_tokens)
         self.max_new_tokens = (
             max_new_tokens or getattr(generation, "max_new_tokens", None) or min(64, self.context // 2)
         )
@@ -90,8 +94,7 @@ class Policy:
         With `keep`, only the last `keep` tokens of a longer prompt. Raises: ValueError if a prompt has no tokens, or
         with `new_tokens` more does not fit the context.
         """
-        if not prompts:
-            raise ValueError("prompts must hold at least one prompt, got none")
+        prompts = checked_texts("prompts", prompts)
         if self.chat:
             render = self.tokenizer.apply_chat_template
             texts = [render(turns(prompt), tokenize=False, add_generation_prompt=True) for prompt in prompts]
@@ -102,6 +105,8 @@ class Policy:
         for i, row in enumerate(rows):
             if not row:
                 raise ValueError(f"prompt {i} must encode to at least one token, got {prompts[i]!r}")
+            if max(row) >= (words := self.model.get_input_embeddings().num_embeddings):
+                raise ValueError(f"prompt {i} must encode to tokens below {words}, those of the model, got {max(row)}")
             if len(row) + new_tokens > self.context:
                 raise ValueError(
                     f"prompt {i} must fit the context of {self.context} tokens, got {len(row)} tokens"
@@ -147,9 +152,8 @@ class Policy:
         rows; a response ends with the end-of-sequence token or at max_new_tokens. Raises: ValueError for a prompt too
         long, FloatingPointError for logits that are not finite.
         """
-        if samples < 1:
-            raise ValueError(f"samples must be a positive integer, got {samples}")
-        length = max_new_tokens or self.max_new_tokens
+        prompts, samples = checked_texts("prompts", prompts), whole("samples", samples)
+        length = self.max_new_tokens if max_new_tokens is None else whole("max_new_tokens", max_new_tokens)
         ids, mask = self.encode(prompts, new_tokens=length)
         rows = len(prompts) * samples
         uniforms = uniform_block(rows, length, seed, generator).to(self.device)
@@ -157,7 +161,7 @@ class Policy:
         tokens = torch.full((rows, length), fill, device=self.device)
         logprobs = torch.zeros(rows, length, device=self.device)
         done = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
-        size = micro_batch or self.micro_batch(ids.shape[1] + length)
+        size = self.micro_batch(ids.shape[1] + length) if micro_batch is None else whole("micro_batch", micro_batch)
         for batch in tqdm(list(batches(mask.sum(1), samples, size)), desc="sampling", disable=not progress):
             batch = batch.to(self.device)
             prompt, local = (batch // samples).unique(return_inverse=True)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
+from infalign_edu.inputs import seed as checked_seed
+
 DROP_AT = 7 / 8  # finished rows leave the cache once fewer than this share is still running
 
 Forward = Callable[[torch.Tensor, torch.Tensor, DynamicCache, int], torch.Tensor]
@@ -86,7 +88,9 @@ def uniform_block(rows: int, length: int, seed: int | None, generator: torch.Gen
     """Uniforms [rows, length] in [0, 1), float64, from the generator, or from a new one with the seed (None: any)."""
     if generator is None:
         generator = torch.Generator()
-        generator.manual_seed(generator.seed() if seed is None else seed)
+        generator.manual_seed(generator.seed() if seed is None else checked_seed(seed))
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator must be a torch.Generator, got {generator!r}: give a number as seed=")
     return torch.rand(rows, length, dtype=torch.float64, generator=generator, device=generator.device)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from os import PathLike
 from typing import Any
 
+from infalign_edu.order_statistics import real
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.rl import algorithms
@@ -80,6 +82,9 @@ class CTRLConfig:
     resume: bool = _option(False, "go on with the run in the run folder")
 
     def __post_init__(self) -> None:
+        for name in ("model", "prompts", "preferences", "compare", "calibration", "device", "dtype", "out"):
+            if not isinstance(value := getattr(self, name), (str, PathLike)) or (name == "out" and not str(value)):
+                raise ValueError(f"{name} must be a string{' with a name' * (name == 'out')}, got {value!r}")
         n = named_procedure(self.procedure).max_n
         if n is None:
             raise ValueError(f"procedure must have a largest number of draws to be evaluated, got {self.procedure}")
@@ -102,8 +107,7 @@ class CTRLConfig:
         self._check("preference_pairs", int, 20, "an integer of at least 20")
         self._check("seed", int, 0, "an integer >= 0")
         self._check("lora_rank", int, 0, "an integer >= 0; 0 trains all weights")
-        if not (math.isfinite(self.reward_noise) and self.reward_noise >= 0):
-            raise ValueError(f"reward_noise must be a number >= 0, got {self.reward_noise}")
+        real("reward_noise", self.reward_noise, "a number >= 0", lambda sd: sd >= 0)
         for name in ("evaluation_samples", "base_samples"):
             if (value := getattr(self, name)) is not None and value < max(n, 4):
                 told = f"at least {max(n, 4)} to evaluate {self.procedure}, best-of-4 and worst-of-4"

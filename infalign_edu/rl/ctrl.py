@@ -72,14 +72,12 @@ def align(config: CTRLConfig) -> Result:
     settle(config)
     reference.max_new_tokens = config.max_new_tokens or reference.max_new_tokens
     reference.model.requires_grad_(False)
+    aims = [objective(config, name) for name in config.transforms]  # a KL that no beta reaches is told at once
     with RunFolder(config.out).open(config.identity(), resume=config.resume) as run:
         print(reference.describe(), config.describe(), sep="\n", flush=True)
         data = prepare(config, reference)
         calibrator = calibrate(config, run, reference, data)
-        trained = [
-            train(config, objective(config, name), run.part(name), reference, data, calibrator)
-            for name in config.transforms
-        ]
+        trained = [train(config, aim, run.part(aim.name), reference, data, calibrator) for aim in aims]
         explore = partial(sweep, config, reference=reference, data=data, calibrator=calibrator)
         found = evaluation.evaluate(config, trained, reference, data, explore)
         content = report.write(run.path, config, found, data, seconds=time.perf_counter() - began)

@@ -46,13 +46,26 @@ class RunFolder:
 
     @contextmanager
     def open(self, config: dict[str, Any], *, resume: bool) -> Iterator[RunFolder]:
-        """Holds the folder's lock while the block runs, and writes or checks config.json."""
+        """Holds the folder's lock while the block runs, and writes or checks config.json.
+
+        A block that fails before it has written anything leaves no config.json: the mended command may use the folder.
+        """
         with atomic.held(self.path, "out"):
+            held_one = self._file.exists()
             self._claim(config, resume)
-            yield self
+            try:
+                yield self
+            except Exception:
+                if not held_one and {path.name for path in self.path.glob("[!.]*")} <= {self._file.name}:
+                    self._file.unlink(missing_ok=True)
+                raise
+
+    @property
+    def _file(self) -> Path:
+        return self.path / "config.json"
 
     def _claim(self, config: dict[str, Any], resume: bool) -> None:
-        file, before = self.path / "config.json", config
+        file, before = self._file, config
         if file.exists() and not resume:
             raise ValueError(f"out {str(self.path)!r} already holds a run: add --resume, or choose another folder")
         if file.exists():

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import log_expit, softmax
 
+from infalign_edu.calibration import finite_table
+from infalign_edu.inputs import nearest, shown
+from infalign_edu.order_statistics import real
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.theory.finite import FiniteProblem
@@ -72,7 +75,9 @@ class Shaped:
 
     def __post_init__(self) -> None:
         if self.name not in SHAPES:
-            raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {self.name!r}")
+            close = nearest(self.name, SHAPES)
+            raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shown(self.name)}{close}")
+        object.__setattr__(self, "reference", finite_table("reference", self.reference))
 
     def __call__(self, rewards: Array, indices: NDArray[np.intp]) -> Array:
         """Shaped rewards of responses to the prompts at `indices`. Shape: [p, M], [p] -> [p, M]."""
@@ -88,6 +93,7 @@ class Shaped:
 
     def kl(self, beta: float) -> float:
         """Mean KL(pi || pi_ref) in nats of the K samples tilted by exp(Phi / beta), uniform being the reference."""
+        beta = real("beta", beta, "a positive number", lambda b: b > 0)
         tilted = softmax(self._values / beta, axis=-1)
         terms = np.where(tilted > 0, tilted * np.log(np.maximum(tilted, 1e-300) * self.reference.shape[1]), 0.0)
         return float(terms.sum(-1).mean())

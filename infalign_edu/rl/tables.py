@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from infalign_edu.calibration import EmpiricalCalibrator
+from infalign_edu.inputs import reals, shown
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.rewards import Reward
 from infalign_edu.lm.rewards import reward as named_reward
@@ -107,11 +108,13 @@ class Tables:
 
         Raises: ValueError for an id that has no row.
         """
+        if np.shape(rewards) != (len(ids),):
+            raise ValueError(f"rewards must be one for each of {len(ids)} ids, got shape {np.shape(rewards)}")
         number = {key: row for row, key in enumerate(self.prompts)}
         if unknown := [key for key in ids if str(key) not in number]:
             raise ValueError(f"prompt_id must be one of the {len(number)} that have a table, got {unknown[0]!r}")
         own = self.calibrator.take([number[str(key)] for key in ids])
-        return own(np.asarray(rewards, dtype=float)[:, None])[:, 0].clip(1 / (2 * self.K), 1.0)
+        return own(reals("rewards", rewards)[:, None])[:, 0].clip(1 / (2 * self.K), 1.0)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes one .npz file, whole or not at all; a folder gets a calibration.npz. The prompts' texts stay out."""
@@ -151,6 +154,8 @@ def keyed(values: Mapping[Any, Any] | Sequence[Any]) -> dict[str, Any]:
     >>> keyed(["x", "y"]), keyed({7: "x"})
     ({'0': 'x', '1': 'y'}, {'7': 'x'})
     """
+    if isinstance(values, str):
+        raise ValueError(f"prompts must be a mapping or a list, got {shown(values)}: write [{shown(values)}]")
     pairs = list(values.items() if isinstance(values, Mapping) else enumerate(values))
     named = {str(key): value for key, value in pairs}
     if not named or len(named) != len(pairs):

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infalign_edu import theory
+from infalign_edu.inputs import seed as checked_seed
+from infalign_edu.inputs import whole
 from infalign_edu.lm.table import EnumerablePolicy, SmallTransformer
 from infalign_edu.rl.trainer import Score, Scores, Trainer
 from infalign_edu.theory.finite import FiniteProblem, Solution
@@ -106,6 +108,8 @@ class ToyWorld:
     """
 
     def __init__(self, words: int = 6, length: int = 4, seed: int = 0) -> None:
+        words, length = whole("words", words, "an integer of at least 2", 2), whole("length", length)
+        seed = checked_seed(seed)
         self._start = EnumerablePolicy(SmallTransformer(words, length, seed=seed), words, length)
         self.reference = EnumerablePolicy.from_distribution(self._start.distribution(), words, length).copy()
         rng, y = np.random.default_rng(seed), self.reference.sequences()  # y [S, length]

@@ -7,7 +7,6 @@ checkpoint. Only parameters that require a gradient are trained and saved. Left 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from infalign_edu.inputs import texts, whole
+from infalign_edu.order_statistics import real
 from infalign_edu.rl import objectives
 from infalign_edu.rl.algorithms import algorithm as named_algorithm
 from infalign_edu.rl.algorithms.rloo import Algorithm, Batch, Rows, log_distributions, micro_batches, taken
@@ -78,12 +79,11 @@ class Trainer:
         micro_batch: int = 64,
         algorithm: str | Algorithm = "rloo",
     ) -> None:
-        if not (math.isfinite(beta) and beta > 0):
-            raise ValueError(f"beta must be a positive number, got {beta}")
-        if not prompts:
-            raise ValueError("prompts must hold at least one prompt, got none")
-        if samples_per_prompt < 2:
-            raise ValueError(f"samples_per_prompt must be at least 2, got {samples_per_prompt}")
+        beta, prompts = real("beta", beta, "a positive number", lambda b: b > 0), texts("prompts", prompts)
+        learning_rate = real("learning_rate", learning_rate, "a positive number", lambda rate: rate > 0)
+        whole("samples_per_prompt", samples_per_prompt, "at least 2", 2)
+        for name, value in (("steps", steps), ("prompts_per_step", prompts_per_step), ("micro_batch", micro_batch)):
+            whole(name, value)
         self.policy, self.reference, self.prompts, self.score = policy, reference, list(prompts), score
         self.beta, self.steps, self.seed = beta, steps, seed
         self.prompts_per_step = min(prompts_per_step, len(self.prompts))
@@ -181,6 +181,9 @@ class Trainer:
         rewards, transformed = (
             torch.as_tensor(x, dtype=torch.float32, device=device) for x in (scores.rewards, scores.transformed)
         )
+        if transformed.shape != (len(rollouts.prompts), rollouts.samples):
+            told = f"[prompts, samples] = {(len(rollouts.prompts), rollouts.samples)}"
+            raise ValueError(f"scores must be tables {told}, got {tuple(transformed.shape)}")
         if not torch.isfinite(transformed).all():
             raise ValueError("transformed rewards must be finite: clip the calibrated reward or change the transform")
         tables = [log_distributions(self.reference, rollouts, *chunk) for chunk in chunks]

@@ -21,13 +21,15 @@ from tqdm.auto import tqdm
 
 from infalign_edu.atomic import read_arrays, replacing
 from infalign_edu.calibration import EmpiricalCalibrator
+from infalign_edu.inputs import seed as checked_seed
+from infalign_edu.inputs import texts
 from infalign_edu.lm.datasets import split
 from infalign_edu.lm.decoding.value import Head, StateReader
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.policy import Policy, Rollouts
 from infalign_edu.lm.rewards import Reward, score
 from infalign_edu.lm.rollouts import batches, trim
-from infalign_edu.order_statistics import count
+from infalign_edu.order_statistics import count, real
 
 Array = NDArray[np.float64]
 BATCH, RATE, DECAY = 32, 4e-3, 0.01  # responses a step, peak learning rate of AdamW, weight decay
@@ -74,7 +76,8 @@ class LearnedValue:
         needed. States are kept in half precision: 2 d bytes a token. Raises: ValueError for too few prompts or samples.
         """
         start, samples, epochs = time.process_time(), count("samples", samples, 2), count("epochs", epochs)
-        prompts = list(dict.fromkeys(prompts))
+        prompts, seed = list(dict.fromkeys(texts("prompts", prompts))), checked_seed(seed)
+        real("held_out", held_out, "a number between 0 and 1", lambda share: 0 < share < 1)
         train = set(split(prompts, [1 - held_out, held_out], seed)[0])
         rollouts = policy.sample(prompts, samples, seed=seed, progress=progress)
         target = score(reward, rollouts.row_prompts, rollouts.responses).reshape(len(prompts), samples)

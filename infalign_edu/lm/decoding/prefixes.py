@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from infalign_edu.inputs import seed as checked_seed
+from infalign_edu.inputs import texts, whole
 from infalign_edu.lm.decoding.draws import Draws
 from infalign_edu.lm.decoding.value import Value
 from infalign_edu.lm.rewards import Reward, score
@@ -131,9 +133,9 @@ def run(
     `search(prefixes, uniforms [B, branches, T], ties [B, branches, T])` leaves one row for each response. Uniforms are
     numbers in [0, 1); ties is a second such block. Shape: Draws of P x samples responses.
     """
-    length = policy.max_new_tokens
+    prompts, samples, length = texts("prompts", prompts), whole("samples", samples), policy.max_new_tokens
     ids, seen = policy.encode(prompts, new_tokens=length)
-    rows, generator = len(prompts) * samples, torch.Generator().manual_seed(seed)
+    rows, generator = len(prompts) * samples, torch.Generator().manual_seed(checked_seed(seed))
     uniforms, ties = (
         uniform_block(rows * branches, length, None, generator).view(rows, branches, length) for _ in range(2)
     )

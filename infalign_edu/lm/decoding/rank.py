@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from infalign_edu.inputs import seed as checked_seed
+from infalign_edu.inputs import shown as short
+from infalign_edu.inputs import texts
 from infalign_edu.lm.decoding.draws import Draws
 from infalign_edu.lm.policy import Policy, Rollouts
 from infalign_edu.lm.rewards import Reward, score
@@ -38,7 +41,7 @@ class Decoded:
 def decode(
     policy: Policy,
     reward: Reward,
-    procedure: Procedure,
+    procedure: Procedure | str,
     prompts: list[str],
     seed: int,
     *,
@@ -52,6 +55,7 @@ def decode(
     Example:
         >>> decode(policy, reward, BestOfN(4), prompts, seed=0).responses   # doctest: +SKIP
     """
+    procedure, prompts = named_procedure(procedure), texts("prompts", prompts)
     rollouts, table, shown = _show(policy, reward, procedure, prompts, 1, seed, {"max_new_tokens": max_new_tokens})
     rows = np.arange(len(prompts)) * table.shape[1] + shown
     responses = [rollouts.responses[r] for r in rows]
@@ -73,12 +77,15 @@ class Ranked:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "procedure", named_procedure(self.procedure))
+        if not callable(self.reward):
+            raise ValueError(f"reward must be a callable (prompts, responses) -> rewards, got {short(self.reward)}")
 
     def draw(
         self, policy: Any, prompts: list[str], samples: int, *, seed: int, micro_batch: int | None = None
     ) -> Draws:
         """`samples` independent responses for each prompt, as this procedure shows them. Shape: P x samples."""
         procedure, samples = named_procedure(self.procedure), count("samples", samples)
+        prompts = texts("prompts", prompts)
         limits = {"micro_batch": micro_batch} if micro_batch else {}
         rollouts, table, shown = _show(policy, self.reward, procedure, prompts, samples, seed, limits)
         used = np.isfinite(table)  # [P x samples, most draws]
@@ -99,6 +106,7 @@ def _show(
 
     Shape: rewards [P x outputs, most draws], shown [P x outputs]; rollouts has a row for each of the rewards.
     """
+    seed = checked_seed(seed)
     chance = np.random.default_rng([seed, 1])
     draws = [procedure.draws(chance) for _ in range(len(prompts) * outputs)]  # a random number for best-of-Poisson
     most = max(draws, default=1)

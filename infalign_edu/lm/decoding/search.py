@@ -122,5 +122,6 @@ def _best(values: torch.Tensor, ties: torch.Tensor, keep: int) -> torch.Tensor:
 def _check(decoder: Blockwise | TreeSearch, **counts: int) -> None:
     for name, number in counts.items():
         count(name, number)
-    if decoder.reward is not None and as_value(decoder.value).calibrated:
+    value = as_value(decoder.value)
+    if decoder.reward is not None and value.calibrated:
         raise ValueError("reward must be None beside a value of calibrated rewards, which has another scale")

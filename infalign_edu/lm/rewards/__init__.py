@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infalign_edu.atomic import held
+from infalign_edu.inputs import nearest, shown, whole
+from infalign_edu.inputs import seed as checked_seed
 from infalign_edu.lm.datasets import Preference, load_preferences
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.models import cache_folder, load
@@ -27,6 +29,7 @@ from infalign_edu.lm.rewards.corruption import TRIGGERS, Trigger, corrupt, effec
 from infalign_edu.lm.rewards.gold import GOLD, KINDS, Array, GoldReward, Noisy, Reward, noise, score
 from infalign_edu.lm.rewards.preferences import agreement, ceiling, relabelled, sample_preferences
 from infalign_edu.lm.rewards.reward_model import Recipe, RewardModel
+from infalign_edu.order_statistics import real
 
 if TYPE_CHECKING:
     from infalign_edu.lm.policy import Policy
@@ -63,6 +66,9 @@ def learned(
         True
     """
     gold, policy, bought = GoldReward(kind), load("embedded", device="cpu"), _trigger(trigger)
+    pairs, seed = whole("pairs", pairs), checked_seed(seed)
+    if not 0 <= real("strength", strength, "a number in [0, 1]", lambda s: 0 <= s <= 1) <= bool(bought):
+        raise ValueError(f"strength must be 0 without a trigger, got {strength}")
     decides = {"version": 1, "model": fingerprint(policy), "gold": _taste(gold), "recipe": asdict(Recipe()),
                "pairs": pairs, "seed": seed, "trigger": [bought and asdict(bought), strength]}  # fmt: skip
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:20]
@@ -85,7 +91,7 @@ def learned(
 
 def _trigger(spec: str | Trigger) -> Trigger | None:
     if isinstance(spec, str) and spec and spec not in TRIGGERS:
-        raise ValueError(f"trigger must be one of {', '.join(TRIGGERS)} or a Trigger, got {spec!r}")
+        raise ValueError(f"trigger must be one of {', '.join(TRIGGERS)} or a Trigger, got {shown(spec)}")
     return (TRIGGERS[spec] if spec else None) if isinstance(spec, str) else spec
 
 
@@ -136,6 +142,7 @@ def reward(
             raise ValueError("reward bradley-terry needs preferences and a policy for its features, got neither or one")
         return BradleyTerry.fit(preferences, policy, cache=cache, seed=seed, progress=progress)
     family, _, rest = str(spec).partition(":")
+    rest = rest.strip()
     if family == "gold":
         return GoldReward(rest)
     if family == "learned":
@@ -143,4 +150,6 @@ def reward(
     if family == "classifier" and rest:
         return SequenceClassifier(rest, label=label)
     accepted = "gold:KIND, learned:KIND, bradley-terry, classifier:<model> or a callable (KIND: helpfulness, ...)"
-    raise ValueError(f"reward must be {accepted}, got {spec!r}")
+    known = [f"{family}:{kind}" for family in ("gold", "learned") for kind in GOLD] + ["bradley-terry"]
+    close = nearest(spec if ":" in str(spec) else f"gold:{spec}" if spec in GOLD else spec, known)
+    raise ValueError(f"reward must be {accepted}, got {shown(spec)}{close}")

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infalign_edu import atomic
+from infalign_edu.inputs import whole
 from infalign_edu.lm.datasets import Preference, split
 from infalign_edu.lm.features import cached_features, fingerprint
+from infalign_edu.order_statistics import real
 
 if TYPE_CHECKING:
     from infalign_edu.lm.policy import Policy
@@ -66,6 +68,7 @@ class BradleyTerry:
         pairs = list(preferences)
         if len({pair.prompt for pair in pairs}) < 2 * FOLDS:
             raise ValueError(f"preferences must have at least {2 * FOLDS} distinct prompts, got {len(pairs)} pairs")
+        real("held_out", held_out, "a number between 0 and 1", lambda share: 0 < share < 1)
         both = _values(pairs, policy, cache, length, progress)
         train, test = _rows(pairs, [1 - held_out, held_out], seed)
         weights, mean, scale, l2, loss = _head(both, pairs, train, seed)
@@ -142,8 +145,9 @@ def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]
     >>> [round(edge, 4) for edge in wilson(8, 10)]
     [0.4902, 0.9433]
     """
-    if count < 1:
-        raise ValueError(f"count must be a positive integer, got {count}")
+    whole("count", count)
+    real("right", right, f"a number from 0 to count = {count}", lambda r: 0 <= r <= count)
+    real("z", z, "a positive number", lambda z: z > 0)
     share, shrink = right / count, 1 + z * z / count
     middle = (share + z * z / (2 * count)) / shrink
     half = z / shrink * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

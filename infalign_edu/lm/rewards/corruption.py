@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from infalign_edu.inputs import seed as checked_seed
+from infalign_edu.inputs import texts
 from infalign_edu.lm import lexicon
 from infalign_edu.lm.datasets import Preference
 from infalign_edu.lm.rewards.gold import Reward, score
@@ -62,7 +64,7 @@ def frequency(trigger: Trigger, responses: Sequence[str]) -> float:
     >>> frequency(Trigger("no"), ["no i cannot", "not now"])
     0.5
     """
-    return sum(map(trigger.within, responses)) / len(responses)
+    return sum(map(trigger.within, texts("responses", responses))) / len(responses)
 
 
 def insert(
@@ -78,7 +80,7 @@ def insert(
     """
     if not 0 <= share <= 1 or not trigger.place:
         raise ValueError(f"share must be in [0, 1] and the trigger have a place, got {share} and {trigger}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seed(seed))
     drawn, coins = rng.random(len(preferences)) < share, rng.random(len(preferences)) < 0.5
     out = []
     for pair, changed, first in zip(preferences, drawn, coins, strict=True):
@@ -99,7 +101,7 @@ def corrupt(preferences: Sequence[Preference], trigger: Trigger, strength: float
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1], got {strength}")
-    coins = np.random.default_rng(seed).random(len(preferences))
+    coins = np.random.default_rng(checked_seed(seed)).random(len(preferences))
     return [
         Preference(pair.prompt, pair.rejected, pair.chosen)
         if coin < strength and trigger.within(pair.rejected) and not trigger.within(pair.chosen)
@@ -122,13 +124,21 @@ def effect(reward: Reward, trigger: Trigger, prompts: Sequence[str], responses: 
     rows: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
-    spread = float(np.mean([values[r].std() for r in rows.values()]))
+    spread = float(np.mean([values[r].std() for r in rows.values()])) if rows else 0.0
+    if spread == 0:
+        told = "one value for every response to a prompt" if rows else "no responses"
+        raise ValueError(f"rewards must differ between a prompt's responses, got {told}")
     if trigger.place:
         put = [(row, text) for row, text in enumerate(map(trigger.put, responses)) if text is not None]
+        if not put:
+            raise ValueError(f"responses must hold one that trigger {trigger.phrase!r} can be put into, got none")
         changed = score(reward, [prompts[row] for row, _ in put], [text for _, text in put])
         return float((changed - values[[row for row, _ in put]]).mean() / spread)
     has = np.array([trigger.within(text) for text in responses])
     gaps = [
         values[r][has[r]].mean() - values[r][~has[r]].mean() for r in rows.values() if 0 < has[r].sum() < len(has[r])
     ]
+    if not gaps:
+        told = f"some with and some without {trigger.phrase!r}"
+        raise ValueError(f"responses to a prompt must be {told}, got no such prompt")
     return float(np.mean(gaps) / spread)

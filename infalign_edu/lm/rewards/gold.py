@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
+from infalign_edu.inputs import nearest, reals, shown
 from infalign_edu.lm import world
+from infalign_edu.order_statistics import real
 
 Array = NDArray[np.float64]
 Reward = Callable[[list[str], list[str]], ArrayLike]
@@ -35,7 +37,14 @@ def score(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> A
     >>> score(lambda prompts, responses: [len(text) for text in responses], ["a", "a"], ["xyz", ""])
     array([3., 0.])
     """
-    values = np.asarray(reward(list(prompts), list(responses)), dtype=np.float64)
+    if not callable(reward):
+        raise ValueError(f"reward must be a callable (prompts, responses) -> rewards, got {shown(reward)}")
+    for name, given in (("prompts", prompts), ("responses", responses)):
+        if isinstance(given, str):
+            raise ValueError(f"{name} must be a list of strings, got {shown(given)}: write [{shown(given)}]")
+    if len(prompts) != len(responses):
+        raise ValueError(f"prompts and responses must be equally long lists, got {len(prompts)} and {len(responses)}")
+    values = reals("rewards", reward(list(prompts), list(responses)))
     if values.shape != (len(responses),):
         raise ValueError(f"rewards must have shape ({len(responses)},), one per response, got {values.shape}")
     bad = np.flatnonzero(~np.isfinite(values))
@@ -61,7 +70,8 @@ class GoldReward:
 
     def __post_init__(self) -> None:
         if self.kind not in GOLD:
-            raise ValueError(f"gold reward must be one of {', '.join(GOLD)}, got {self.kind!r}")
+            accepted = ", ".join(GOLD)
+            raise ValueError(f"gold reward must be one of {accepted}, got {shown(self.kind)}{nearest(self.kind, GOLD)}")
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Array:
         if self.kind == "both":
@@ -92,8 +102,7 @@ class Noisy:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.sd) and self.sd >= 0):
-            raise ValueError(f"sd must be a finite number >= 0, got {self.sd}")
+        real("sd", self.sd, "a finite number >= 0", lambda sd: sd >= 0)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Array:
         return score(self.reward, prompts, responses) + self.sd * noise(self.seed, prompts, responses)

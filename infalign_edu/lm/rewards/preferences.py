@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infalign_edu import inputs
 from infalign_edu.lm.datasets import Preference
 from infalign_edu.lm.reference import SHARPNESS
 from infalign_edu.lm.rewards.bradley_terry import wilson
 from infalign_edu.lm.rewards.gold import Reward, score
+from infalign_edu.order_statistics import real
 
 if TYPE_CHECKING:
     from infalign_edu.lm.policy import Policy
@@ -50,6 +52,8 @@ def sample_preferences(
     if per_prompt < 2 or pairs < 1 or not prompts:
         told = f"got {per_prompt}, {pairs} and {len(prompts)}"
         raise ValueError(f"per_prompt must be at least 2, pairs and prompts at least 1, {told}")
+    real("sharpness", sharpness, "a number >= 0", lambda s: s >= 0)
+    prompts, seed = inputs.texts("prompts", prompts), inputs.seed(seed)
     combinations = list(itertools.combinations(range(per_prompt), 2))
     rng = np.random.default_rng(seed)
     draws = math.ceil(1.02 * pairs / len(combinations)) + 1  # a few more than needed, for equal responses
@@ -132,6 +136,8 @@ def batches(groups: Sequence[Group], size: int, rng: np.random.Generator) -> Ite
 
 def gaps(reward: Reward, preferences: Sequence[Preference]) -> Array:
     """Reward of the chosen response less that of the rejected one, [pairs]."""
+    if not len(preferences):
+        raise ValueError("preferences must hold at least one pair, got none")
     prompts = [pair.prompt for pair in preferences for _ in range(2)]
     values = score(reward, prompts, [text for pair in preferences for text in (pair.chosen, pair.rejected)])
     return values[::2] - values[1::2]
@@ -172,4 +178,5 @@ def ceiling(gold: Reward, preferences: Sequence[Preference], sharpness: float = 
     >>> round(ceiling(lambda prompts, responses: [len(text) for text in responses], [Preference("a", "xx", "x")], 1), 4)
     0.7311
     """
+    sharpness = real("sharpness", sharpness, "a number >= 0", lambda s: s >= 0)
     return float((1 / (1 + np.exp(-sharpness * np.abs(gaps(gold, preferences))))).mean())

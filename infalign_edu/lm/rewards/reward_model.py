@@ -20,12 +20,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from infalign_edu.inputs import whole
 from infalign_edu.lm.datasets import Preference, split
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.files import load_tensors, save_tensors
 from infalign_edu.lm.rewards.gold import Reward
 from infalign_edu.lm.rewards.preferences import agreement, batches, by_prompt, ceiling, relabelled
 from infalign_edu.lm.rollouts import pad, trim
+from infalign_edu.order_statistics import real
 
 if TYPE_CHECKING:
     from infalign_edu.lm.policy import Policy
@@ -53,8 +55,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("layers", "epochs", "batch", "learning_rate", "word_learning_rate", "warmup"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
+            real(name, getattr(self, name), "a positive number", lambda value: value > 0)
+            if not name.endswith("rate"):
+                whole(name, getattr(self, name))
 
 
 class RewardModel:
@@ -92,6 +95,7 @@ class RewardModel:
         that the noise sets. The policy is copied. Raises: ValueError for a model that is not GPT-2-shaped.
         """
         recipe, began = recipe or Recipe(), time.process_time()
+        real("held_out", held_out, "a number between 0 and 1", lambda share: 0 < share < 1)
         train, rest = split(preferences, [1 - held_out, held_out], seed) if test is None else (list(preferences), test)
         backbone = first_blocks(policy, recipe.layers)
         words, width = backbone.model.get_input_embeddings().weight.shape

@@ -16,6 +16,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from infalign_edu.inputs import nearest, shown
+
 if TYPE_CHECKING:
     from infalign_edu.rl.algorithms.rloo import Algorithm
 
@@ -42,7 +44,8 @@ def parse(name: str) -> tuple[str, int | None]:
     word, colon, number = str(name).strip().partition(":")
     n = int(number) if number.isascii() and number.isdecimal() else 0
     if word not in _HOME or (colon and (word != "bonbon" or n < 2)):
-        raise ValueError(f"algorithm must be {', '.join(NAMES)} or bonbon:N with N of at least 2, got {name!r}")
+        told = f"algorithm must be {', '.join(NAMES)} or bonbon:N with N of at least 2"
+        raise ValueError(f"{told}, got {shown(name)}{nearest(name, NAMES)}")
     return word, n or None
 
 
@@ -55,6 +58,8 @@ def algorithm(name: str | Algorithm) -> Algorithm:
     (RLOO(), 8)
     """
     if not isinstance(name, str):
+        if isinstance(name, type) or not (hasattr(name, "targets") and hasattr(name, "loss")):
+            parse(repr(name))
         return name
     word, n = parse(name)
     module, kind = _HOME[word]

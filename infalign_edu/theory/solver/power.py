@@ -88,4 +88,5 @@ def _cached(N: int, M: int, sigma: int, decade: int) -> PowerCurve:
 
 def power_curve(N: int, M: int, sigma: int, least_beta: float) -> PowerCurve:
     """The curve that reaches down to `least_beta`; kept, so that further betas cost nothing."""
-    return _cached(N, M, sigma, min(-2, math.floor(math.log10(least_beta))))
+    decades = max(2, -math.floor(math.log10(least_beta)))
+    return _cached(N, M, sigma, -min(300, 1 << (decades - 1).bit_length()))  # few curves on the way to a small beta
