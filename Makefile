@@ -5,7 +5,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
 QUIET := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=  # asks nobody for news
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab app test test-all check-env align bench student key instructor grade slides site wheel notebooks lint coverage mutants pretrain clean
+.PHONY: help lab app test test-all test-oldest test-newest lock check-env align bench student key instructor grade slides site wheel notebooks lint coverage mutants pretrain clean
 
 help:                 ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/'
@@ -31,6 +31,24 @@ test: .venv/test      ## the environment, then every test that is not slow, and 
 
 test-all: .venv/test  ## the slow tests and the solved notebooks too
 	$(BIN)/python -m pytest --doctest-modules $(NBVAL) infalign_edu tests notebooks
+
+test-oldest: build/oldest/ready  ## the fast tests with the oldest releases that pyproject.toml allows, torch as pinned
+test-newest: build/newest/ready  ## the fast tests with the newest releases that pyproject.toml allows, torch as pinned
+test-oldest test-newest: test-%:
+	build/$*/bin/python -m pytest -m "not slow" --doctest-modules infalign_edu tests
+
+# An environment of its own. Old releases have no wheel for a new Python: make test-oldest PYTHON=python3.11
+build/%/ready: pyproject.toml requirements.txt requirements-test.txt | .venv/test
+	rm -rf build/$*
+	$(PYTHON) -m venv build/$*
+	$(BIN)/python tests/drift.py $* > build/$*/requirements.txt
+	build/$*/bin/python -m pip install -q -r build/$*/requirements.txt
+	build/$*/bin/python -m pip install -q --no-deps -e .
+	@touch $@
+
+lock: .venv/test      ## the locks with hashes, after a change of the pins
+	test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install -q uv==0.13.9; }
+	PATH="$(CURDIR)/build/lock/bin:$$PATH" $(BIN)/python tests/drift.py lock
 
 check-env: .venv/lab  ## what this machine lacks for the course, and what mends it
 	$(BIN)/python -m infalign_edu check-env

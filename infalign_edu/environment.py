@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata as metadata
+import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE, CHECKOUT = "infalign-edu", Path(__file__).resolve().parents[1]
+PINS, LOCK = "requirements.txt", "requirements-lock.txt"
 NEEDED_EXTRAS = ("", "lab")  # the course needs what the library needs, and a notebook to run in
 USES = {"gguf": ".gguf models", "accelerate": ".gguf models", "nbgrader": "make grade", "voila": "make app"}
 
@@ -66,16 +68,16 @@ def version(name: str, found: str, wanted: str, fix: str, ill: bool | None = Fal
 def package(requirement: str, needed: bool = True, installed: Callable[[str], str] = metadata.version) -> Check:
     """An installed package against its range; one that is not needed is at worst good to know.
 
-    >>> print(package("numpy>=1.26", installed=lambda name: "1.26.4"))
-    OK   numpy 1.26.4
+    >>> print(package("numpy>=2.0", installed=lambda name: "2.0.2"))
+    OK   numpy 2.0.2
     """
     from packaging.requirements import Requirement
 
     wanted, ill = Requirement(requirement), False if needed else None
     use = f", wanted for {USES[wanted.name]} only" if wanted.name in USES else ""
     fix = f"pip install {shlex.quote(requirement)}"
-    if needed and (CHECKOUT / "requirements.txt").is_file():
-        fix = "pip install -r requirements.txt"
+    if needed and (CHECKOUT / PINS).is_file():
+        fix = f"pip install -r {PINS}"
     try:
         return version(wanted.name, installed(wanted.name), str(wanted.specifier), fix, ill)
     except metadata.PackageNotFoundError:
@@ -85,8 +87,8 @@ def package(requirement: str, needed: bool = True, installed: Callable[[str], st
 def requirements(lines: Sequence[str], extras: Sequence[str]) -> list[tuple[str, bool]]:
     """(requirement, needed) of the metadata's lines, every package once, those that are needed first.
 
-    >>> requirements(['voila>=0.5; extra == "app"', "numpy>=1.26", 'infalign-edu[app]; extra == "all"'], ["app", "all"])
-    [('numpy>=1.26', True), ('voila>=0.5', False)]
+    >>> requirements(['voila>=0.5; extra == "app"', "numpy>=2.0", 'infalign-edu[app]; extra == "all"'], ["app", "all"])
+    [('numpy>=2.0', True), ('voila>=0.5', False)]
     """
     from packaging.requirements import Requirement
 
@@ -128,9 +130,70 @@ def torch_works(load: Callable[[], Any] = lambda: importlib.import_module("torch
     return Check("torch", True, f"torch {release} ({device}, {threads} thread{'s' * (threads != 1)})")
 
 
+def pinned(text: str) -> dict[str, set[str]]:
+    """name -> the releases for this machine of a requirements file or of a lock.
+
+    >>> pinned("# tested\\nnumpy==2.4.6 \\\\\\n    --hash=sha256:00\\npywinpty==3 ; os_name == 'none'\\n")
+    {'numpy': {'2.4.6'}}
+    """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        if line and line[0] not in "#- ":
+            wanted = Requirement(line.rstrip("\\ "))
+            if wanted.marker is None or wanted.marker.evaluate():
+                releases = found.setdefault(canonicalize_name(wanted.name), set())
+                releases.update(part.version for part in wanted.specifier)
+    return found
+
+
+def as_tested(file: str, installed: Callable[[str], str] = metadata.version, folder: Path = CHECKOUT) -> Check:
+    """The installed packages against the exact releases of a requirements file or lock; others are good to know."""
+    moved, count = [], 0
+    try:
+        wanted = pinned((folder / file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # packaging's errors are ValueErrors
+        return Check(file, None, f"{file} can't be read ({told(error)})", f"git checkout {file}")
+    for name, releases in wanted.items():
+        try:
+            found = installed(name).partition("+")[0]  # a build for a GPU or a CPU is of the same release
+        except metadata.PackageNotFoundError:
+            continue  # what must be there is looked at above
+        count += 1
+        if found not in releases:
+            moved.append(f"{name} {found}, not {' or '.join(sorted(releases))}")
+    if not moved:
+        return Check(file, True, f"{count} packages as in {file}")
+    more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+    detail = f"{len(moved)} of {count} packages differ from {file} ({'; '.join(moved[:3])}{more})"
+    option = " --require-hashes" if "lock" in file else ""
+    return Check(file, None, detail, f"to have what was tested, pip install{option} -r {file}")
+
+
+def lock_agrees(folder: Path = CHECKOUT) -> Check:
+    """Whether the lock holds the releases of requirements.txt, and no others."""
+    try:
+        pins, lock = (pinned((folder / file).read_text(encoding="utf-8")) for file in (PINS, LOCK))
+    except (OSError, ValueError) as error:
+        return Check("lock", None, f"{LOCK} can't be compared ({told(error)})", "make lock")
+    if moved := [name for name, releases in pins.items() if lock.get(name) != releases]:
+        return Check("lock", None, f"{LOCK} is not of {PINS} ({', '.join(moved)})", "make lock")
+    return Check("lock", True, f"{LOCK} is of {PINS}")
+
+
+def releases() -> Iterator[Check]:
+    """The pins and the lock of a checkout; a package that was installed from a wheel has none."""
+    if (CHECKOUT / PINS).is_file() and importlib.util.find_spec("packaging"):
+        yield lock_agrees()
+        yield from map(as_tested, (PINS, LOCK))
+
+
 def checks() -> Iterator[Check]:
     """Every check of this machine: the packages, then what `machine` looks at."""
     yield from packages()
+    yield from releases()
     try:
         machine = importlib.import_module("infalign_edu.machine")
     except ImportError as error:

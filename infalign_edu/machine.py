@@ -62,13 +62,16 @@ def kernel(argv: Sequence[str] | None = None) -> Check:
     if not interpreter:
         return Check("kernel", False, f"kernel python3 runs {command[0]}, which is not there", mend)
     with tempfile.TemporaryDirectory() as elsewhere:
-        asked = [interpreter, "-c", "import ipykernel, infalign_edu"]
+        asked = [interpreter, "-c", "import ipykernel, infalign_edu, sys; print(sys.prefix)"]
         done = subprocess.run(asked, cwd=elsewhere, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         own = Path(interpreter).parent == Path(sys.executable).parent
         detail = f"kernel python3 runs {interpreter}, which can't import the course ({reason})"
         return Check("kernel", False, detail, "pip install --no-deps -e ." if own else mend)
+    prefix = done.stdout.strip().splitlines()[-1]
+    if Path(prefix).resolve() != Path(sys.prefix).resolve():  # what was found above is not what a notebook meets
+        return Check("kernel", False, f"kernel python3 runs {interpreter}, of another environment", mend)
     return Check("kernel", True, f"kernel python3 runs {interpreter}, which imports the course")
 
 

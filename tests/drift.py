@@ -4,7 +4,7 @@
 was tested; `newest` prints the ranges themselves, for pip to take the newest. torch stays at its pin in both, because
 its build is chosen by machine, and so do the test tools in `oldest`, which nobody's course depends on.
 
-`lock` takes the pins of requirements.txt and requirements-test.txt with all that they need and writes the three locks,
+`lock` takes the pins of requirements.txt and requirements-test.txt with all that they need and writes the locks,
 with the hash of every file that the registry lists for each release. It needs uv, which `make lock` installs in a
 folder of its own. Left out: other Pythons. An old release has no wheel for a new Python; use the oldest Python there.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -22,26 +22,32 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PINS, TEST_PINS = "requirements.txt", "requirements-test.txt"
-LOCK, TEST_LOCK, CUDA_LOCK = "requirements-lock.txt", "requirements-test-lock.txt", "requirements-cuda-lock.txt"
+LOCK, TEST_LOCK = "requirements-lock.txt", "requirements-test-lock.txt"
+CUDA_LOCK, CPU_LOCK = "requirements-cuda-lock.txt", "requirements-cpu-lock.txt"
 CUDA = ("cuda-", "nvidia-", "triton")
 # The CPU builds of torch for Linux are not in the registry, so that no tool finds their hashes there. This one is of the
 # file that the tests ran with; torch's own page of wheels has those for other Pythons and processors.
-CPU_BUILDS = {  # pin -> SHA-256, for CPython 3.11 on x86-64
-    "torch==2.13.0": ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"],
-}
+CPU_SYSTEM = "python_version == '3.11' and platform_machine == 'x86_64'"
+CPU_BUILDS = {"torch==2.13.0": "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"}
 HEADS = {
     LOCK: f"""\
 # {PINS} with all that it needs, every file by its hash: made by `make lock`, not by hand. For an installation
-# that is the same on every machine and on every day: pip install --require-hashes -r {LOCK}
-# Linux with an NVIDIA GPU: add -r {CUDA_LOCK}. Linux without one: torch is the CPU build, which must be
-# found first, as README.md says; its hash is the first of torch's here, for CPython 3.11 on x86-64.
+# that is the same on every machine and every day: pip install --require-hashes -r {LOCK}
+# On Linux torch has two builds. With an NVIDIA GPU, add -r {CUDA_LOCK} to that line. Without one, install
+# {CPU_LOCK} first, as it says; the line above then keeps that torch.
 """,
     TEST_LOCK: f"""\
 # What {TEST_PINS} needs beyond {PINS}: made by `make lock`, not by hand.
 -r {LOCK}
 """,
     CUDA_LOCK: f"""\
-# What torch of the registry needs on Linux beyond {LOCK}, and a CPU build does not: made by `make lock`.
+# What the registry's torch needs on Linux beyond {LOCK}: made by `make lock`, not by hand.
+# To be given beside it, in one line: pip install --require-hashes -r {LOCK} -r {CUDA_LOCK}
+""",
+    CPU_LOCK: f"""\
+# torch's CPU build for Linux, which comes from torch's own page of wheels (pytorch.org names it; give it to pip with
+# --index-url, or a folder with --find-links): made by `make lock`, not by hand. To be installed before {LOCK}:
+# pip install --require-hashes --no-deps -r {CPU_LOCK}
 """,
 }
 
@@ -107,28 +113,30 @@ def compiled(file: str, *more: str) -> dict[str, str]:
     return blocks(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def with_cpu_build(entry: str) -> str:
-    """torch's entry with the hash of its CPU build first; any other unchanged."""
-    head, _, hashes = entry.partition(" \\\n")
-    if not head.startswith("torch=="):
-        return entry
-    if head not in CPU_BUILDS:
-        sys.exit(f"CPU_BUILDS in tests/drift.py must hold the SHA-256 of the CPU build of {head}")
-    return " \\\n".join([head, *(f"    --hash=sha256:{digest}" for digest in CPU_BUILDS[head]), hashes])
+def cpu_build(pin: str) -> str:
+    """The entry of torch's CPU build for a pin of torch.
+
+    >>> print(cpu_build("torch==2.13.0").splitlines()[0])
+    torch==2.13.0+cpu ; python_version == '3.11' and platform_machine == 'x86_64' \\
+    """
+    if pin not in CPU_BUILDS:
+        sys.exit(f"CPU_BUILDS in tests/drift.py must hold the SHA-256 of the CPU build of {pin}")
+    return f"{pin}+cpu ; {CPU_SYSTEM} \\\n    --hash=sha256:{CPU_BUILDS[pin]}\n"
 
 
 def lock(compiled: Callable[..., dict[str, str]] = compiled, folder: Path = ROOT) -> None:
-    """Writes the three locks."""
+    """Writes the four locks."""
     course = compiled(PINS)
     tests = compiled(TEST_PINS, "--constraint", PINS)
     kept = {head.split(" ")[0] for head in tests}  # a marker may widen, as tests ask for a package on more systems
     if moved := [head for head in course if head.split(" ")[0] not in kept]:
         sys.exit(f"{PINS} and {TEST_PINS} resolve differently: {', '.join(moved)}; pin these in {PINS}")
     cuda = [head for head in course if head.startswith(CUDA)]
-    parts: dict[str, Iterable[str]] = {
-        LOCK: (with_cpu_build(entry) for head, entry in course.items() if head not in cuda),
-        TEST_LOCK: (entry for head, entry in tests.items() if head not in course),
-        CUDA_LOCK: (course[head] for head in cuda),
+    parts: dict[str, list[str]] = {
+        LOCK: [entry for head, entry in course.items() if head not in cuda],
+        TEST_LOCK: [entry for head, entry in tests.items() if head not in course],
+        CUDA_LOCK: [course[head] for head in cuda],
+        CPU_LOCK: [cpu_build(head) for head in course if head.startswith("torch==")],
     }
     for name, entries in parts.items():
         (folder / name).write_text(HEADS[name] + "".join(entries), encoding="utf-8")

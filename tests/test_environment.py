@@ -70,6 +70,46 @@ def test_a_python_outside_the_range_and_a_package_that_is_not_installed(monkeypa
     assert [str(check) for check in environment.packages()] == [told]
 
 
+PINNED = "# tested\n-r other.txt\na==1\nb==2\nc_d==3 ; python_version >= '3'\ne==4 ; os_name == 'none'\ntorch==2.13.0\nf==5\n"
+
+
+def test_releases_other_than_the_pins(tmp_path):
+    (tmp_path / "requirements.txt").write_text(PINNED)
+    there = {"a": "1", "b": "2", "c-d": "3", "e": "9", "torch": "2.13.0+cpu"}  # f is missing, e is not for this system
+
+    def installed(name):
+        return there[name] if name in there else missing(name)
+
+    def said(file="requirements.txt"):
+        return str(environment.as_tested(file, installed, tmp_path))
+
+    assert said() == "OK   4 packages as in requirements.txt"
+    there["b"] = "2.1"
+    fix = "to have what was tested, pip install -r requirements.txt"
+    assert said() == f"--   1 of 4 packages differ from requirements.txt (b 2.1, not 2): {fix}"
+    there.update({"a": "0", "c-d": "3.0.1", "torch": "2.12.0+cpu"})
+    assert said() == f"--   4 of 4 packages differ from requirements.txt (a 0, not 1; b 2.1, not 2; c-d 3.0.1, not 3 and 1 more): {fix}"
+    (tmp_path / "requirements-lock.txt").write_text("a==1 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n")
+    fix = "to have what was tested, pip install --require-hashes -r requirements-lock.txt"
+    assert said("requirements-lock.txt") == f"--   1 of 1 packages differ from requirements-lock.txt (a 0, not 1): {fix}"
+    (tmp_path / "requirements.txt").write_text("a = 1\n")
+    assert said().startswith("--   requirements.txt can't be read (InvalidRequirement: ")
+
+
+def test_a_lock_that_is_not_of_the_pins(tmp_path):
+    assert environment.lock_agrees(ROOT).ok
+    (tmp_path / "requirements.txt").write_text(PINNED)
+    assert str(environment.lock_agrees(tmp_path)).startswith("--   requirements-lock.txt can't be compared (FileNotFoundError: ")
+    (tmp_path / "requirements-lock.txt").write_text("a==1\nb==2.1\nc-d==3\ntorch==2.13.0\ng==7\n")
+    assert str(environment.lock_agrees(tmp_path)) == "--   requirements-lock.txt is not of requirements.txt (b, f): make lock"
+
+
+def test_the_releases_are_compared_in_a_checkout_only(tmp_path, monkeypatch):
+    assert [check.name for check in environment.releases()] == ["lock", "requirements.txt", "requirements-lock.txt"]
+    monkeypatch.setattr(environment, "CHECKOUT", tmp_path)
+    assert not list(environment.releases())
+
+
 def test_a_torch_that_is_there_but_broken_and_one_on_a_gpu():
     def broken():
         raise OSError("a long story\nlibtorch_cpu.so: cannot open shared object file")
@@ -184,6 +224,19 @@ def test_a_kernel_of_another_environment(tmp_path, monkeypatch):
         f"No module named 'infalign_edu'): {MEND}")  # fmt: skip
     (tmp_path / "kernels" / "python3" / "kernel.json").write_text("{")
     assert str(machine.kernel()).startswith("FAIL kernel python3 can't be found (") and machine.kernel().fix == MEND
+
+
+def test_a_kernel_of_an_environment_that_has_the_course_too(tmp_path, monkeypatch):
+    """It runs, but with other releases than those that were looked at."""
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    other = tmp_path / "bin" / "python3"
+    kernel_of(tmp_path, other)
+    other.parent.mkdir()
+    other.write_text(f"#!/bin/sh\necho hello from a start-up file\necho {tmp_path}\n")
+    other.chmod(0o755)
+    assert str(machine.kernel()) == f"FAIL kernel python3 runs {other}, of another environment: {MEND}"
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "bin" / ".."))  # the same folder by another name
+    assert str(machine.kernel()) == f"OK   kernel python3 runs {other}, which imports the course"
 
 
 def test_a_kernel_that_finds_the_course_in_this_folder_only(monkeypatch):

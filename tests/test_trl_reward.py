@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 import trl_world as world
 from transformers import GPT2LMHeadModel
 
@@ -346,6 +347,8 @@ def test_two_processes_give_the_rewards_of_one_resume_and_reach_the_optimum(fold
     checkpoint = folder / "run" / f"checkpoint-{STOP}"
     Tables.load(checkpoint, world.PROMPTS, **tables.made_with)
 
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 18):
+        pytest.skip("to resume with several CPU processes, transformers must be 5.18 or newer")  # its device "cpu:0"
     second = launch(folder, STEPS)
     assert [n for _, n in second["made"]] == [0, 0]  # loaded, not made again
     assert second["steps"] == list(range(1, STEPS + 1)) and second["phi"] == first["phi"]
