@@ -144,6 +144,8 @@ def split(items: Iterable[T], fractions: Sequence[float], seed: int) -> list[lis
     shares = inputs.reals("fractions", fractions)
     if shares.ndim != 1 or not shares.size or not shares.min() > 0 or not shares.sum() <= 1 + 1e-9:
         raise ValueError(f"fractions must be positive and sum to at most 1, got {inputs.shown(fractions)}")
+    if isinstance(items, str) or not isinstance(items, Iterable):
+        raise ValueError(f"items must be a list of prompts or of what has a prompt, got {inputs.shown(items)}")
     items = list(items)
     named = [item if isinstance(item, str) else getattr(item, "prompt", item) for item in items]
     texts, seed = inputs.texts("items", named, least=0), inputs.seed(seed)  # type: ignore[arg-type]
@@ -162,7 +164,8 @@ def _path(spec: str | Path, shipped: str) -> Path:
     path = embedded(shipped) if spec == "embedded" else Path(os.path.expanduser(spec) if _is_path(spec) else "")  # noqa: PTH111
     if not path.is_file():
         told = "embedded, hub:<owner>/<name>/<file> or a file that exists"
-        raise FileNotFoundError(f"data must be {told}, got {spec!s}{nearest(spec, ['embedded'])}")
+        got = " ".join(str(spec).split())[:200]
+        raise FileNotFoundError(f"data must be {told}, got {got}{nearest(spec, ['embedded'])}")
     if _suffix(path) not in JSON_SUFFIXES | TEXT_SUFFIXES:
         raise ValueError(f"data must be a .jsonl or .txt file, .gz or not, got {spec!s}")
     return path

@@ -151,5 +151,5 @@ def reward(
         return SequenceClassifier(rest, label=label)
     accepted = "gold:KIND, learned:KIND, bradley-terry, classifier:<model> or a callable (KIND: helpfulness, ...)"
     known = [f"{family}:{kind}" for family in ("gold", "learned") for kind in GOLD] + ["bradley-terry"]
-    close = nearest(spec if ":" in str(spec) else f"gold:{spec}" if spec in GOLD else spec, known)
+    close = f", did you mean 'gold:{spec}'?" if spec in GOLD else nearest(spec, known)
     raise ValueError(f"reward must be {accepted}, got {shown(spec)}{close}")
