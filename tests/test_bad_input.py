@@ -61,10 +61,10 @@ def test_the_right_answer_or_one_line_that_says_what_to_mend(case: Case) -> None
     assert outcome(case) == ""
 
 
-QUICK = (
+QUICK = shlex.split(
     "align --steps 1 --training-prompts 2 --heldout-prompts 2 --reference-samples 2 --prompts-per-step 2 "
     "--samples-per-prompt 2 --snapshots 1 --evaluation-samples 4 --base-samples 4 --out run"
-).split()
+)
 USAGE = {  # the whole command line, and what the line says
     "": "COMMAND", "bogus": "'bogus'", "algin": "did you mean 'align'", "check-env extra": "extra", "align check": "check",
     "align --bogus 1": "--bogus 1", "align --procdure best-of-4": "did you mean '--procedure'", "align --beta abc": "--beta: invalid float value: 'abc'",

@@ -18,7 +18,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ class RunFolder:
                 yield self
             except Exception:
                 if not held_one and {path.name for path in self.path.glob("[!.]*")} <= {self._file.name}:
-                    self._file.unlink(missing_ok=True)
+                    with suppress(OSError):  # on a broken disk the first error is the one to tell
+                        self._file.unlink(missing_ok=True)
                 raise
 
     @property
