@@ -68,7 +68,7 @@ class Mixture:
         return shown
 
     def cdf(self, t: ArrayLike) -> Array:
-        return np.asarray(sum(w * p.cdf(t) for w, p in zip(self.weights, self.procedures, strict=True)))
+        return np.minimum(sum(w * p.cdf(t) for w, p in zip(self.weights, self.procedures, strict=True)), 1.0)
 
     def pdf(self, t: ArrayLike) -> Array:
         return np.asarray(sum(w * p.pdf(t) for w, p in zip(self.weights, self.procedures, strict=True)))

@@ -104,7 +104,7 @@ def win_rate(
     w = _weights("policy_rewards", shown, policy.shape[1])
     v = np.concatenate([[0.0], np.cumsum(_weights("reference_rewards", reference_shown, reference.K))])
     below, equal = reference.counts(policy)
-    return PromptMean((0.5 * (v[below] + v[below + equal])) @ w)
+    return PromptMean(((0.5 * (v[below] + v[below + equal])) @ w).clip(0.0, 1.0))
 
 
 def judged_win_rate(
@@ -145,7 +145,7 @@ def judged_win_rate(
     reference = EmpiricalCalibrator(h)
     beaten, equal = reference.counts(g)
     won = 0.5 * (np.take_along_axis(below, beaten, 1) + np.take_along_axis(below, beaten + equal, 1))
-    return PromptMean((won * w).sum(1))
+    return PromptMean((won * w).sum(1).clip(0.0, 1.0))
 
 
 def _chances(rewards: Array, weights: Array) -> Array:

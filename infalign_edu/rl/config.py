@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from typing import Any
 
+from infalign_edu.inputs import shown
 from infalign_edu.order_statistics import real
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
@@ -84,7 +85,7 @@ class CTRLConfig:
     def __post_init__(self) -> None:
         for name in ("model", "prompts", "preferences", "compare", "calibration", "device", "dtype", "out"):
             if not isinstance(value := getattr(self, name), (str, PathLike)) or (name == "out" and not str(value)):
-                raise ValueError(f"{name} must be a string{' with a name' * (name == 'out')}, got {value!r}")
+                raise ValueError(f"{name} must be a string{' with a name' * (name == 'out')}, got {shown(value)}")
         n = named_procedure(self.procedure).max_n
         if n is None:
             raise ValueError(f"procedure must have a largest number of draws to be evaluated, got {self.procedure}")
@@ -118,8 +119,8 @@ class CTRLConfig:
         if value is None:
             return
         number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or (value <= 0 if kind is float else value < least):
-            raise ValueError(f"{name} must be {accepted}, got {value!r}")
+        if not number or not abs(value) < math.inf or (value <= 0 if kind is float else value < least):
+            raise ValueError(f"{name} must be {accepted}, got {shown(value)}")
 
     @property
     def transforms(self) -> dict[str, str | Transform]:

@@ -120,7 +120,7 @@ class FiniteProblem:
         pi = numbers("policy", policy, self.reward.shape, probabilities=True)
         on = pi > 0
         with np.errstate(divide="ignore"):
-            return float(pi[on] @ (np.log(pi[on]) - np.log(self.reference[on])))
+            return max(0.0, float(pi[on] @ (np.log(pi[on]) - np.log(self.reference[on]))))
 
     def gradient(self, policy: ArrayLike, p: Rule, reference_procedure: Rule | None = None) -> Array:
         """R(y) = d/dh W((1-h) policy + h delta_y) at h = 0, so that E_policy[R] = 0.
@@ -156,7 +156,7 @@ class FiniteProblem:
             tilt -= logsumexp(tilt + np.log(self.reference))
         policy = self.reference * np.exp(tilt)
         on = policy > 0
-        kl = float(policy[on] @ tilt[on])
+        kl = max(0.0, float(policy[on] @ tilt[on]))
         objective = float(top + policy[on] @ (r[on] - top) - beta * kl)
         gap = np.log(policy[on] / self.reference[on]) - (r[on] - top) / beta
         return Solution(policy, objective, self.win_rate(policy, p), kl, float(np.ptp(gap)), "global")
@@ -185,7 +185,7 @@ class FiniteProblem:
             f = game.mass * np.exp(tilt)
             weight = np.zeros(len(on))
             weight[on] = np.exp(tilt)
-            win, kl = float(np.diff(p.cdf(cumulative(f))) @ game.scores), float(f @ tilt)
+            win, kl = float(np.diff(p.cdf(cumulative(f))) @ game.scores), max(0.0, float(f @ tilt))
             policy = self.reference * weight[self._level]
             found.append(Solution(policy, win - beta * kl, win, kl, residual, certified))
         found.sort(key=lambda s: -s.objective)

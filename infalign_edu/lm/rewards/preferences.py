@@ -77,7 +77,9 @@ def label_pairs(gaps: Array, rng: np.random.Generator, sharpness: float = SHARPN
     >>> label_pairs(np.array([50.0, -50.0]), np.random.default_rng(0))
     array([ True, False])
     """
-    return rng.random(len(gaps)) < 1 / (1 + np.exp(-np.clip(sharpness * np.asarray(gaps), -500, 500)))
+    with np.errstate(over="ignore"):  # of huge rewards: the better one is chosen for certain
+        odds = np.clip(sharpness * np.asarray(gaps), -500, 500)
+    return rng.random(len(gaps)) < 1 / (1 + np.exp(-odds))
 
 
 @dataclass
@@ -140,7 +142,8 @@ def gaps(reward: Reward, preferences: Sequence[Preference]) -> Array:
         raise ValueError("preferences must hold at least one pair, got none")
     prompts = [pair.prompt for pair in preferences for _ in range(2)]
     values = score(reward, prompts, [text for pair in preferences for text in (pair.chosen, pair.rejected)])
-    return values[::2] - values[1::2]
+    with np.errstate(over="ignore"):  # rewards of 1e308 and -1e308 are infinitely apart
+        return values[::2] - values[1::2]
 
 
 def agreement(reward: Reward, preferences: Sequence[Preference]) -> dict[str, Any]:
@@ -179,4 +182,6 @@ def ceiling(gold: Reward, preferences: Sequence[Preference], sharpness: float = 
     0.7311
     """
     sharpness = real("sharpness", sharpness, "a number >= 0", lambda s: s >= 0)
-    return float((1 / (1 + np.exp(-sharpness * np.abs(gaps(gold, preferences))))).mean())
+    with np.errstate(over="ignore"):
+        odds = np.minimum(sharpness * np.abs(gaps(gold, preferences)), 500)
+    return float((1 / (1 + np.exp(-odds))).mean())
