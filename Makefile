@@ -14,6 +14,7 @@ help:                 ## this list
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps -e .
+	@$(BIN)/jupyter labextension disable @jupyterlab/apputils-extension:announcements 2> /dev/null  # no pop-up for news
 	@touch $@
 
 .venv/test: .venv/lab requirements-test.txt
@@ -88,10 +89,10 @@ lint: .venv/test      ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-coverage: .venv/test  ## lines and branches of the package that the tests reach: build/coverage
+coverage: .venv/test  ## lines and branches of the package that the fast tests reach, at least 95 %: build/coverage
 	$(BIN)/python -m pip install -q coverage==7.17.3
-	PYTHONPATH=$(CURDIR) $(BIN)/python -m coverage run -m pytest -q --doctest-modules infalign_edu tests
-	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage html -q -i && $(BIN)/python -m coverage report -i
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m coverage run -m pytest -q -m "not slow" --doctest-modules infalign_edu tests
+	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage html -q -i && $(BIN)/python -m coverage report -i --fail-under=95 --precision=2
 
 mutants: .venv/test   ## mutants of the method and the theory, hours: build/mutants; then python tests/mutants.py
 	$(BIN)/python -m pip install -q mutmut==3.8.1

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infalign_edu.plots import PALETTE
+from infalign_edu.rl.config import CTRLConfig
 from infalign_edu.rl.experiments import results, verdicts
 
 
@@ -169,3 +170,12 @@ def test_a_forest_may_leave_theory_out_and_name_its_lines_and_marks_otherwise():
     (ax,) = fig.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["absent 1.0", "present 1.0"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["exp:10 over identity"]
+
+
+def test_the_default_run_is_the_one_that_ships_and_comes_near_the_curve():
+    steps = str(CTRLConfig().resolved(340_000, cuda=False, cores=1).steps)
+    aligned, default = results.read("align"), [row for row in results.read("reach") if row["variant"] == "default"]
+    assert {row["steps"] for row in [*aligned, *default]} == {steps}
+    assert float(aligned[0]["gain_share"]) >= 0.8 and min(float(row["lift_share"]) for row in aligned) >= 0.9
+    assert len(default) == 2 and min(float(row["heldout_lift_share"]) for row in default) >= 0.9
+    assert np.mean([float(row["training_lift_share"]) for row in default]) >= 0.95

@@ -319,7 +319,7 @@ def test_the_system_itself_refuses_to_write_more(start, whole, tmp_path, limit):
     """A limit on the size of files, which the kernel holds against every writer, safetensors among them."""
     job, named = KINDS["training"]
     child = start(job, tmp_path, limit=limit, **named).end()
-    one_line(child, str(tmp_path), "can't be written: File too large")
+    one_line(child, str(tmp_path), "can't be written: ", "File too large")
     assert_whole(tmp_path)
     assert start(job, tmp_path, **named).end().code == 0
     assert numbers(tmp_path) == whole("training", False)[0] and leftovers(tmp_path) == []

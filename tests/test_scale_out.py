@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from infalign_edu.rl.tables import Tables
 from infalign_edu.rl.trl_reward import CTRLReward
 
 ROOT = Path(__file__).parents[1]
+PINS = (ROOT / "requirements.txt").read_text().splitlines()
 ROWS = list(csv.DictReader((ROOT / "data" / "runs" / "trl.csv").open(encoding="utf-8")))
 TRANSFORMS = ("identity", "exp:10")
 
@@ -57,6 +59,7 @@ def test_scaled_grpo_on_identity_ends_with_one_response_a_prompt():
     assert [set(last("better", prompt=prompt, **where)) for prompt in world.PROMPTS] == [{0.0}, {0.0}, {3.0}]
 
 
+@pytest.mark.skipif(f"transformers=={version('transformers')}" not in PINS, reason="another release draws other weights")
 def test_its_theory_columns_are_computed_by_the_code_of_today(tmp_path):
     torch.set_num_threads(1)
     policy = world.policy(world.write(tmp_path / "model"))

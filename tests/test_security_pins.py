@@ -86,6 +86,8 @@ def test_licences_are_known_and_permissive(name):
         found = family(name)
     except metadata.PackageNotFoundError:
         pytest.skip(f"{name} is not installed here")
+    if f"{name}=={metadata.version(name).partition('+')[0]}" not in PINS:
+        pytest.skip(f"another release of {name} is installed here than the one that is pinned")
     assert found == LICENCES[name]
 
 

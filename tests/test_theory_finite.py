@@ -144,6 +144,8 @@ def test_rlhf_is_stable_and_says_no():
     huge = toy.rlhf([-np.inf, 1e306, 1e306, 1e308], beta=1e-3)
     np.testing.assert_allclose(huge.policy, [0, 1 / 3, 2 / 3, 0], atol=1e-15)
     assert huge.kl == pytest.approx(-np.log(0.75)) and huge.residual < 1e-12
+    small = toy.rlhf([0.0, 0.741, 0.0, 0.0], beta=1e-3)  # e^-741 has two digits as a float, and its logarithm no more
+    assert 0 < small.policy[0] < np.finfo(float).tiny and small.residual < 1e-12
     for bad in ([-np.inf] * 4, [0, 0, np.inf, 0], [0, np.nan, 0, 0], [0.0, 1.0]):
         with pytest.raises(ValueError, match="transformed_reward must"):
             toy.rlhf(bad, beta=0.1)

@@ -28,7 +28,8 @@ if spec is None or spec.origin is None:  # a mere folder of that name has no ori
             + (f"; it is {source!r}, which does not exist" if source else "") + "), and run this cell again."
         )
     target = source if "://" in source else str(Path(source).resolve())
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", target], capture_output=True, text=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--", target]  # a path is never an option
+    done = subprocess.run(pip, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()
         raise SystemExit(f"pip could not install {target}: " + next((r for r in reason if "ERROR" in r), reason[-1]))

@@ -188,6 +188,7 @@ def build_trainer(
         prompts_per_step=config.prompts_per_step or 1,
         samples_per_prompt=config.samples_per_prompt or 2,
         learning_rate=config.learning_rate or 1e-3,
+        adam_beta2=0.999 if config.adam_beta2 is None else config.adam_beta2,
         warmup=config.warmup or 1,
         seed=config.seed,
         micro_batch=config.micro_batch or 8,

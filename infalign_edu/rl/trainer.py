@@ -74,6 +74,7 @@ class Trainer:
         prompts_per_step: int = 12,
         samples_per_prompt: int = 16,
         learning_rate: float = 1e-3,
+        adam_beta2: float = 0.999,
         warmup: int = 5,
         seed: int = 0,
         micro_batch: int = 64,
@@ -81,6 +82,7 @@ class Trainer:
     ) -> None:
         beta, prompts = real("beta", beta, "a positive number", lambda b: b > 0), texts("prompts", prompts)
         learning_rate = real("learning_rate", learning_rate, "a positive number", lambda rate: rate > 0)
+        real("adam_beta2", adam_beta2, "a number in [0, 1)", lambda decay: 0 <= decay < 1)
         whole("samples_per_prompt", samples_per_prompt, "at least 2", 2)
         for name, value in (("steps", steps), ("prompts_per_step", prompts_per_step), ("micro_batch", micro_batch)):
             whole(name, value)
@@ -100,7 +102,7 @@ class Trainer:
         self.critic_parameters = dict(self.critic.named_parameters()) if self.critic else {}
         groups = [(self.parameters, 1.0), (self.critic_parameters, self.algorithm.critic_rate)]
         options = [{"params": list(named.values()), "share": share} for named, share in groups if named]
-        self.optimizer = torch.optim.Adam(options, lr=learning_rate)
+        self.optimizer = torch.optim.Adam(options, lr=learning_rate, betas=(0.9, adam_beta2))
 
     def batch(self, step: int) -> NDArray[np.intp]:
         """Indices of the prompts of a step: epochs in shuffled order, each epoch with its own shuffle."""

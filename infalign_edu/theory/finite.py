@@ -31,9 +31,10 @@ class Solution:
     """A policy with its certificate.
 
     `objective` is W - beta KL (from `rlhf`: E[r] - beta KL), `kl` is KL(policy || reference) in nats. `residual` is how
-    far log(policy / reference) - R / beta is from a constant, in nats. `stationary` holds every stationary policy that
-    was found, saddles and minima included, best first. `certified` is "global" where there is provably only one, else
-    "stationary". Shape: policy as the reference, [S] or [V, ..., V].
+    far log(policy / reference) - R / beta is from a constant, in nats (from `rlhf`: over probabilities that are normal
+    floats). `stationary` holds every stationary policy that was found, saddles and minima included, best first.
+    `certified` is "global" where there is provably only one, else "stationary". Shape: policy as the reference, [S] or
+    [V, ..., V].
     """
 
     policy: Array
@@ -158,6 +159,7 @@ class FiniteProblem:
         on = policy > 0
         kl = max(0.0, float(policy[on] @ tilt[on]))
         objective = float(top + policy[on] @ (r[on] - top) - beta * kl)
+        on = policy >= np.finfo(float).tiny  # a smaller number has too few digits for its logarithm
         gap = np.log(policy[on] / self.reference[on]) - (r[on] - top) / beta
         return Solution(policy, objective, self.win_rate(policy, p), kl, float(np.ptp(gap)), "global")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 
 import numpy as np
@@ -50,7 +49,6 @@ def settings() -> list[Case]:
     ]  # fmt: skip
 
 
-@functools.cache
 def moving() -> tuple[object, object]:
     trained = policy().copy()
     reference = trained.copy()

@@ -82,6 +82,9 @@ def tensors(rng: np.random.Generator, n: int) -> None:
             size = max([1.0, *sizes]) * max([1.0, *scalars]) + float(full.abs().max())
             if name in ("ipo_loss",):
                 size += (max(sizes) + 0.5 / min(scalars)) ** 2
+            if name == "group_advantages":  # divides rounding errors of the rewards by their spread
+                spread = arguments[0].std(-1, correction=0)
+                size += max(sizes) / float(spread.min() + grpo.FLOOR)
             close(single.double() / size, full / size, 2e-5)
         for name in ("exact_kl", "exact_kl, weighted", "k3", "dpo_loss", "ipo_loss", "contrast_loss", "qrpo_loss", "prefix_weights"):
             assert found[name].min() >= -1e-12, name

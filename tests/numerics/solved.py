@@ -38,7 +38,8 @@ def tilted(rng: np.random.Generator, n: int) -> None:
             W = policy.win_rate(p)
             probabilities(W)
             assert W >= 0.5 - 1e-9  # best ranks are more likely, whatever the procedure
-            close(tilt(phi, 1e9).win_rate(p), 0.5, 1e-4)
+            top = max(1.0, float(phi(np.array(1.0))))  # exp(t) may be larger than any beta
+            close(tilt(phi, 1e9 * top).win_rate(p), 0.5, 1e-4)
 
 
 def tilted_kl(a: float) -> float:
@@ -134,7 +135,11 @@ def optima(rng: np.random.Generator, n: int) -> None:
 def optimal_temperatures(rng: np.random.Generator, n: int) -> None:
     for _ in range(n):
         p, kl = rng.choice([ia.BestOfN, ia.WorstOfN])(whole(rng, 1, 256)), log_uniform(rng, 1e-5, 4)
-        beta = theory.optimal_beta_for_kl(p, kl)
+        try:
+            beta = theory.optimal_beta_for_kl(p, kl)
+        except ValueError as error:  # worst-of-N's KL grows like -log(beta) / N: 3 nats at 1e-280, N = 212
+            assert isinstance(p, ia.WorstOfN) and kl > 2 and "kl must be one that some beta reaches" in str(error)
+            continue
         close(theory.optimal_frontier(p, [beta]).kl[0] / kl, 1, 1e-6)
 
 
@@ -225,7 +230,7 @@ def lessons(rng: np.random.Generator, n: int) -> None:
         seen = lesson.fixed_point(p, beta, steps, float(rng.uniform()), levels=levels)
         assert len(seen.objective) == steps + 1 == len(seen.after(0).kl) and np.isfinite(seen.residual).all()
         assert (seen.kl >= -1e-9).all() and (seen.win_rate > -1e-9).all() and (seen.win_rate < 1 + 1e-9).all()
-        rises(seen.cdf[-1], 1e-12)
+        rises(seen.cdf[-1], 1e-8)  # integrals of a panel's polynomial, where one answer is steeper than the next
     close(theory.naive_fixed_point("standard", 0.5, 2).residual[-1], 0, 1e-9)
 
 

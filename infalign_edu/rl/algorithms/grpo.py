@@ -104,9 +104,9 @@ def fixed_point(
     Derived: for free logits at every prefix h the update is d_pi(h) [pi(a)(Q(h, a) - V(h)) - beta (pi(a) - pi_ref(a))]:
     solved from the last token back, with lambda_h = V(h) + beta. A group of M divides the rewards' part by M / (M - 1),
     which is beta M / (M - 1) here. `normalize` multiplies beta by s = std_pi(Phi), followed from s = 1: there may be no
-    such s, and then s falls to 0 and the policy to the best responses. `corrected`: pi(a | h) is proportional to
-    pi_ref(a | h) exp(Q(h, a) / beta), each token's own optimum; that of the whole response would have beta log
-    E_ref[exp(Phi / beta) | h, a] in Q's place.
+    such s, and then s falls to 0 and the policy to the best responses. Runs were seen to collapse on others,
+    data/runs/trl.csv. `corrected`: pi(a | h) is proportional to pi_ref(a | h) exp(Q(h, a) / beta), each token's own
+    optimum; that of the whole response would have beta log E_ref[exp(Phi / beta) | h, a] in Q's place.
 
     Shape: reference, phi [words^length] -> [words^length]. Raises: ValueError for another number of responses.
 

@@ -27,6 +27,7 @@ from infalign_edu.rl.trainer import stream
 
 FRESH_POOL = 128  # reference samples that stand for the true quantile where K fresh ones are drawn at every update
 STALE_STEPS = 350  # half of the embedded model's training: the checkpoint that a stale table is made from
+SHORT_RUNS: dict[str, Any] = {"reference_samples": 48, "adam_beta2": 0.999}  # the tables of the sweeps were made so
 BASE = 2  # evaluation samples of the reference, which all policies share, per sample of a policy
 FRESH, ROTATED = 11, 7  # a stream of randomness of its own; by how many prompts a table of other prompts is shifted
 
@@ -50,7 +51,7 @@ def lab(seed: int, reward: str, setting: Setting) -> Lab:
     config = CTRLConfig(
         seed=seed, reward=reward.format(seed=seed), heldout_prompts=setting.heldout_prompts,
         training_prompts=setting.training_prompts, evaluation_samples=setting.evaluation_samples,
-        steps=setting.steps or None, prompts_per_step=setting.prompts_per_step or None,
+        steps=setting.steps or None, prompts_per_step=setting.prompts_per_step or None, **SHORT_RUNS,
     ).resolved(reference.parameters, False, os.cpu_count() or 1)  # fmt: skip
     reference.model.requires_grad_(False)
     data = prepare(config, reference)

@@ -111,4 +111,5 @@ def _row(
 def _short(cell: Cell, pair: Mapping[str, Any]) -> str:
     """The fields that tell a cell of a pair from the other."""
     named = dict.fromkeys([*pair["policy"], *pair["baseline"]])
-    return ", ".join(str(getattr(cell, name)) for name in named if name not in ("kl", "learning_rate", "control"))
+    how = ("kl", "steps", "learning_rate", "control")
+    return ", ".join(str(getattr(cell, name)) for name in named if name not in how)
