@@ -19,6 +19,7 @@ LINES, CAPTION = 11, 4  # lines of a slide, before the next begins with the same
 PROTECTED = re.compile(r"\$[^$]*\$|`[^`]*`|\b(?:e\.g|i\.e|et al|cf|vs)\.|\([^()]*\)")
 LABEL = 40  # characters: a sentence as short as "**Derived.**" takes the next one with it
 WIDE = 140  # characters: printed text with a longer line is no table
+TALL = 45  # lines: printed text of more goes on, after an empty line of its own, on the next slide
 SHORT = 360  # characters: a first paragraph that is shorter stays whole
 HEADING = re.compile(r"(#{1,6})\s+(.*)")
 SECTION = re.compile(r"(?m)^## (.*)$")
@@ -83,7 +84,22 @@ def _shown(cell: Any, printed_too: bool) -> list[Any]:
     """A code cell's figures and, where it answers a question, its printed tables."""
     outputs = cell.get("outputs", [])
     printed = [out for out in outputs if "text" in out and max(map(len, out["text"].splitlines()), default=0) <= WIDE]
-    return [out for out in outputs if is_figure(out) or (printed_too and out in printed)]
+    kept = [out for out in outputs if is_figure(out) or (printed_too and out in printed)]
+    return [page for out in kept for page in ([out] if is_figure(out) else pages(out))]
+
+
+def pages(output: Any, tall: int = TALL) -> list[Any]:
+    """A printed text as slides can show it: parted at its empty lines where it is taller than a slide.
+
+    >>> [page["text"] for page in pages({"text": "a\\nb\\n\\nc\\n"}, tall=3)]
+    ['a\\nb', 'c']
+    """
+    parts = output["text"].strip("\n").split("\n\n")
+    found = [parts[0]]
+    for part in parts[1:]:
+        joined = f"{found[-1]}\n\n{part}"
+        found[-1:] = [joined] if joined.count("\n") < tall else [found[-1], part]
+    return [output] if len(found) == 1 else [{**output, "text": text} for text in found]
 
 
 def _goals(opening: str) -> str:
