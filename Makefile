@@ -5,7 +5,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
 QUIET := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=  # asks nobody for news
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help lab app test test-all test-oldest test-newest lock check-env align bench student key instructor grade slides site wheel notebooks lint coverage mutants pretrain clean
+.PHONY: help lab app test test-all test-oldest test-newest lock audit check-env align bench student key instructor grade slides site wheel notebooks lint coverage mutants pretrain clean
 
 help:                 ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/'
@@ -50,6 +50,11 @@ build/%/ready: pyproject.toml requirements.txt requirements-test.txt | .venv/tes
 lock: .venv/test      ## the locks with hashes, after a change of the pins
 	test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install -q uv==0.13.9; }
 	PATH="$(CURDIR)/build/lock/bin:$$PATH" $(BIN)/python tests/drift.py lock
+
+# --strict: a package that the advisories' service does not know is a failure, not "no known vulnerabilities found".
+audit:                ## asks PyPI for known weaknesses of every locked dependency; needs a network
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/python -m pip install -q pip-audit==2.10.1; }
+	build/audit/bin/pip-audit --strict --disable-pip $(addprefix -r ,requirements-lock.txt requirements-test-lock.txt requirements-cuda-lock.txt)
 
 check-env: .venv/lab  ## what this machine lacks for the course, and what mends it
 	$(BIN)/python -m infalign_edu check-env

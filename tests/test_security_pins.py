@@ -1,6 +1,6 @@
 """The pins, read without a network: exact, from the index alone, within pyproject's ranges, under licences we know.
 
-No list of known weaknesses is asked here, since that takes a network: SECURITY.md says how to.
+No list of known weaknesses is asked here, since that takes a network: `make audit` does.
 """
 
 import importlib.metadata as metadata
@@ -93,3 +93,10 @@ def test_licences_are_known_and_permissive(name):
 
 def test_no_licence_is_listed_for_what_is_not_pinned():
     assert set(LICENCES) == set(NAMES)
+
+
+def test_the_audit_asks_about_every_lock_and_takes_no_answer_for_no():
+    recipe = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "pip-audit --" in line)
+    assert "--strict" in recipe.split()
+    locked = {file.name for file in ROOT.glob("requirements-*lock.txt")} - {"requirements-cpu-lock.txt"}  # torch, once more
+    assert locked <= {*recipe.replace(")", " ").split()}

@@ -71,10 +71,12 @@ class Target:
         >>> ToyWorld(words=3, length=2).target("identity").group_std_optimum().max().round(3)
         np.float64(1.0)
         """
-        s = 1.0
+        s, before = 1.0, 0.0
         for _ in range(1000):
             policy = self.problem.rlhf(self.phi, self.beta * s).policy
-            s = max(1e-3, float(np.sqrt(policy @ (self.phi - policy @ self.phi) ** 2)))
+            s, before = max(1e-3, float(np.sqrt(policy @ (self.phi - policy @ self.phi) ** 2))), s
+            if abs(s - before) < 1e-14 * s:
+                break
         return policy
 
 

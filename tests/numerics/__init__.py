@@ -1,7 +1,7 @@
 """Random parameters for every public numeric function: what must hold whatever they are.
 
-A fuzzer takes a generator and a number of parameter sets; `tests/test_numerics.py` calls each with a few hundred, in the
-slow form with ten thousand (fewer where one set is a solved problem: the number stands at the fuzzer).
+A fuzzer takes a generator and a number of parameter sets; `tests/test_numerics.py` calls each with at most a few hundred
+(the number stands at the fuzzer), in the slow form with ten thousand.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ class Fuzzer:
     name: str
     run: Callable[[np.random.Generator, int], None]
     fast: int
-    slow: int
+    slow: int = 10_000
 
 
 FUZZERS: list[Fuzzer] = []
 
 
-def fuzz(fast: int = 100, slow: int = 10_000) -> Callable:
+def fuzz(fast: int = 100) -> Callable:
     def register(run: Callable[[np.random.Generator, int], None]) -> Callable:
-        FUZZERS.append(Fuzzer(f"{run.__module__.rpartition('.')[2]}.{run.__name__}", run, fast, slow))
+        FUZZERS.append(Fuzzer(f"{run.__module__.rpartition('.')[2]}.{run.__name__}", run, fast))
         return run
 
     return register

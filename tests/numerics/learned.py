@@ -67,7 +67,7 @@ def moved(arguments: tuple[Any, ...], change: Callable[[torch.Tensor], torch.Ten
     return tuple(change(a) if isinstance(a, torch.Tensor) else a for a in arguments)
 
 
-@fuzz(fast=40, slow=10_000)
+@fuzz(fast=40)
 def tensors(rng: np.random.Generator, n: int) -> None:
     """Finite, float32 as float64, and what each must obey."""
     for _ in range(n):
@@ -146,7 +146,7 @@ def preferences(rng: np.random.Generator, n: int) -> None:
     close(R.effect(lambda p, r: [float(len(t)) for t in r], R.Trigger("no", "front"), ["a"] * 2, ["so", "so far"]), 1.5)
 
 
-@fuzz(fast=20, slow=10_000)
+@fuzz(fast=20)
 def shaped(rng: np.random.Generator, n: int) -> None:
     for _ in range(n):
         P, K = whole(rng, 1, 5), whole(rng, 2, 64)
@@ -170,7 +170,7 @@ def shaped(rng: np.random.Generator, n: int) -> None:
     assert noisy.kl(1.0) == 0
 
 
-@fuzz(fast=20, slow=10_000)
+@fuzz(fast=20)
 def exact_policies(rng: np.random.Generator, n: int) -> None:
     """Where GRPO, BoNBoN and QRPO lead, on enumerable responses."""
     for i in range(n):
@@ -235,7 +235,7 @@ def costs(rng: np.random.Generator, n: int) -> None:
     assert len(cost.table()) == 2 + len(cost.SHAPES)
 
 
-@fuzz(fast=1, slow=40)
+@fuzz(fast=12)
 def small_policies(rng: np.random.Generator, n: int) -> None:
     """Tables and transformers that can be enumerated, and the tiny language model: KL >= 0, distributions, streams."""
     policy = tiny()
@@ -254,9 +254,8 @@ def small_policies(rng: np.random.Generator, n: int) -> None:
         scores = world.score(target)(np.array([0]), world.reference.responses())
         assert abs(toy.group_std(world.score(target))(np.array([0]), world.reference.responses()).transformed.mean()) < 1e-6
         assert scores.calibrated.shape == (1, len(pi)) and min(row["kl"] for row in toy.curve(world.trainer(target, steps=1, samples_per_prompt=16), target, 1)) >= 0
-        for algorithm in algorithms.NAMES:
-            step = world.trainer(target, steps=2, samples_per_prompt=8, algorithm=algorithm)
-            assert all(np.isfinite(list(step.advance().values())).all() for _ in range(2))
+        step = world.trainer(target, steps=2, samples_per_prompt=8, algorithm=algorithms.NAMES[i % len(algorithms.NAMES)])
+        assert all(np.isfinite(list(step.advance().values())).all() for _ in range(2))
         assert trainer.stream(i, 1) != trainer.stream(i, 2)
         other = tiny(seed=i + 1)
         drawn = policy.sample(["w0 w1", "w2"], 3, seed=i)

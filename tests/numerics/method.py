@@ -38,7 +38,7 @@ def calibrated(rng: np.random.Generator, n: int) -> None:
         assert (C.prompts, C.K) == (P, K)
 
 
-@fuzz(fast=4, slow=100)
+@fuzz(fast=4)
 def kept_tables(rng: np.random.Generator, n: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(n):
@@ -164,7 +164,7 @@ def laws(rng: np.random.Generator, n: int) -> None:
         close(total, 1)
 
 
-@fuzz(fast=60, slow=10_000)
+@fuzz(fast=60)
 def ranks_from_a_density(rng: np.random.Generator, n: int) -> None:
     for _ in range(n):
         N = whole(rng, 1, 12)

@@ -49,7 +49,7 @@ def tilted_kl(a: float) -> float:
     return a / -np.expm1(-a) - 1 - (a + np.log(-np.expm1(-a) / a))
 
 
-@fuzz(fast=10, slow=1000)
+@fuzz(fast=10)
 def temperatures(rng: np.random.Generator, n: int) -> None:
     for _ in range(n):
         phi, kl = transform(rng), log_uniform(rng, 1e-5, 5)
@@ -73,7 +73,7 @@ def roots(rng: np.random.Generator, n: int) -> None:
         close(scale * beta**-power / kl, 1, 1e-9)
 
 
-@fuzz(fast=20, slow=2000)
+@fuzz(fast=20)
 def efficiencies(rng: np.random.Generator, n: int) -> None:
     for _ in range(n):
         phi, p = transform(rng), rule(rng, most=256)
@@ -103,7 +103,7 @@ def curves(rng: np.random.Generator, n: int) -> None:
             close(same.kl, [tilted_kl(1 / b) for b in beta], 1e-9)
 
 
-@fuzz(fast=12, slow=1500)
+@fuzz(fast=12)
 def optima(rng: np.random.Generator, n: int) -> None:
     """Certified, better than the reference and than four transforms at the same beta."""
     uncertified = 0
@@ -131,7 +131,7 @@ def optima(rng: np.random.Generator, n: int) -> None:
     assert uncertified <= 1 + n // 50, uncertified
 
 
-@fuzz(fast=10, slow=1000)
+@fuzz(fast=10)
 def optimal_temperatures(rng: np.random.Generator, n: int) -> None:
     for _ in range(n):
         p, kl = rng.choice([ia.BestOfN, ia.WorstOfN])(whole(rng, 1, 256)), log_uniform(rng, 1e-5, 4)
@@ -176,7 +176,7 @@ def enumerated(rng: np.random.Generator, n: int) -> None:
         assert found.objective >= policy @ toy.calibrated - beta * toy.kl(policy) - 1e-9
 
 
-@fuzz(fast=10, slow=2000)
+@fuzz(fast=10)
 def stationary(rng: np.random.Generator, n: int) -> None:
     """InfAlign on enumerable responses: certified, and no random policy does better."""
     for _ in range(n):
@@ -213,7 +213,7 @@ def samples(rng: np.random.Generator, n: int) -> None:
         assert np.isfinite(estimate).all() and (estimate >= -1e-9).all() and (estimate <= bound * (1 + 1e-9) + 1e-9).all()
 
 
-@fuzz(fast=1, slow=150)
+@fuzz(fast=1)
 def costs(rng: np.random.Generator, n: int) -> None:
     for _ in range(n):
         phi, p = ia.Exponential(log_uniform(rng, 1, 20)), ia.BestOfN(whole(rng, 1, 16))
@@ -222,7 +222,7 @@ def costs(rng: np.random.Generator, n: int) -> None:
     assert (np.diag(table) >= table.max(0) - 1e-9).all()
 
 
-@fuzz(fast=20, slow=2000)
+@fuzz(fast=20)
 def lessons(rng: np.random.Generator, n: int) -> None:
     for _ in range(n):
         p, beta, steps = rule(rng, most=64), log_uniform(rng, 1e-2, 1e3), whole(rng, 1, 4)
@@ -234,7 +234,7 @@ def lessons(rng: np.random.Generator, n: int) -> None:
     close(theory.naive_fixed_point("standard", 0.5, 2).residual[-1], 0, 1e-9)
 
 
-@fuzz(fast=15, slow=2000)
+@fuzz(fast=15)
 def sequences(rng: np.random.Generator, n: int) -> None:
     """Decoders that look inside: distributions, best-of-b at full blocks, 1/2 for the reference, R of mean 0."""
     for _ in range(n):
@@ -258,7 +258,7 @@ def sequences(rng: np.random.Generator, n: int) -> None:
         assert np.isfinite(toy.value(length)).all() and toy.value(0).shape == (1,)
 
 
-@fuzz(fast=1, slow=60)
+@fuzz(fast=1)
 def sequence_optima(rng: np.random.Generator, n: int) -> None:
     for _ in range(n):
         reference = rng.dirichlet(np.ones(4)).clip(1e-3)
