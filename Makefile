@@ -54,7 +54,7 @@ lock: .venv/test      ## the locks with hashes, after a change of the pins
 # --strict: a package that the advisories' service does not know is a failure, not "no known vulnerabilities found".
 audit:                ## asks PyPI for known weaknesses of every locked dependency; needs a network
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/python -m pip install -q pip-audit==2.10.1; }
-	build/audit/bin/pip-audit --strict --disable-pip $(addprefix -r ,requirements-lock.txt requirements-test-lock.txt requirements-cuda-lock.txt)
+	build/audit/bin/pip-audit --strict --disable-pip -r requirements-lock.txt -r requirements-test-lock.txt -r requirements-cuda-lock.txt
 
 check-env: .venv/lab  ## what this machine lacks for the course, and what mends it
 	$(BIN)/python -m infalign_edu check-env
