@@ -4,15 +4,18 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 import infalign_edu as ia
 from infalign_edu import calibration, order_statistics, procedures, theory, transforms
 from infalign_edu.mixtures import Mixture
 from infalign_edu.theory import finite_samples, lesson
 from infalign_edu.theory.decoders import SequenceSpace
+from infalign_edu.theory.sequences import SequenceProblem
 from infalign_edu.winrate import PromptMean
 
 ROWS = [[1.0, 2.0, 3.0], [4.0, 6.0, 5.0]]
+FOUR = SequenceProblem(np.full((2, 2), 0.25), [[0.0, 1.0], [2.0, 3.0]])
 SPACE = SequenceSpace(np.full((2, 2), 0.25), [[0.0, 1.0], [2.0, 3.0]])
 
 
@@ -54,6 +57,26 @@ SPACE = SequenceSpace(np.full((2, 2), 0.25), [[0.0, 1.0], [2.0, 3.0]])
     (lambda: transforms.Tabulated([0.0], [0.0]), "u and phi must be equally long, two points"),
     (lambda: ia.win_rate(ROWS, ROWS).interval(0.0), "level must"),
     (lambda: ia.win_rate(ROWS, ROWS).interval(1.0), "level must"),
+    (lambda: ia.win_rate(ROWS, ROWS).interval("x"), "level must be a number strictly between 0 and 1, got 'x'"),
+    (lambda: ia.win_rate(ROWS, [[np.nan, 1.0], [1.0, 1.0]]), "reference_rewards must"),
+    (lambda: ia.judged_win_rate(ROWS, ROWS, ROWS, [[1.0]]), "reference"),
+    (lambda: PromptMean(["a"]), "per_prompt must"),
+    (lambda: calibration.unbiased_power(["a"], K=4, m=1), "below must"),
+    (lambda: calibration.reward_kl(["a"]), "calibrated must"),
+    (lambda: ia.BestOfN(2).select(["a", "b"], np.random.default_rng(0)), "rewards must"),
+    (lambda: Mixture([1], ["best-of-2"]).select(1.0, np.random.default_rng(0)), "best-of-2"),
+    (lambda: ia.procedure("best-of-poisson-2").select(1.0, np.random.default_rng(0)), "best-of-poisson-2"),
+    (lambda: finite_samples.bernstein(lambda u: np.full(np.shape(u), "a"), 4)(0.5), "transform must"),
+    (lambda: finite_samples.unbiased_polynomial(["a", 1.0], [0], 4), "coefficients must"),
+    (lambda: finite_samples.dkw_band(8, "x"), "delta must be a number in (0, 1), got 'x'"),
+    (lambda: finite_samples.best_of_n_kl_estimate(["a"], 2), "log_probability must"),
+    (lambda: finite_samples.mismatch([], ["standard"], 0.4), "trained must"),
+    (lambda: finite_samples.mismatch(["standard"], [], 0.4), "used must"),
+    (lambda: lesson.fixed_point("best-of-2", 0.5, start=["a"]), "start must"),
+    (lambda: theory.optimal_frontier("best-of-2", [0.5, -1.0]), "beta must"),
+    (lambda: transforms.Tabulated([0.0, 1.0], ["a", "b"]), "phi must"),
+    (lambda: transforms.graded_quadrature(order=0), "order must"),
+    (lambda: FOUR.win_rate(np.full((2, 2), 0.5), FOUR.blockwise(1, 2)), "policy must"),
 ])  # fmt: skip
 def test_an_error_names_the_argument_and_its_value(call, told):
     with pytest.raises(ValueError, match=re.escape(told)):
@@ -202,3 +225,80 @@ def test_a_parameter_is_kept_as_a_plain_number():
     assert type(transforms.Power(np.float32(2)).k) is float and type(transforms.Exponential(np.int64(3)).t) is float
     with pytest.raises(ValueError, match="k must be a finite positive number, got 0"):
         transforms.Power(0)
+
+
+def test_a_mixture_draws_as_often_as_its_parts_say():
+    mixed = Mixture([0.25, 0.75], ["best-of-poisson-3", "best-of-4"])
+    own = ia.procedure("best-of-poisson-3").draws_probability
+    for n in (1, 3, 4):
+        assert mixed.draws_probability(n) == pytest.approx(0.25 * own(n) + 0.75 * (n == 4))
+    assert Mixture([0.5, 0.5], ["best-of-2", "worst-of-2"]).draws_probability(2) == 1
+    rng = np.random.default_rng(0)
+    drawn = np.array([mixed.draws(rng) for _ in range(4000)])
+    assert np.mean(drawn == 4) == pytest.approx(0.75 + 0.25 * own(4), abs=0.03)
+    assert [mixed.draws(np.random.default_rng(7)) for _ in range(2)] == [mixed.draws(np.random.default_rng(7))] * 2
+
+
+@pytest.mark.parametrize("name", ["0.5*best-of-3+0.5*worst-of-3", "best-of-poisson-3", "best-of-3", "2nd-best-of-3"])
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 4, 3), (2, 1, 2, 3)])
+def test_one_response_is_shown_for_each_row_whatever_the_rows(name, shape):
+    shown = ia.procedure(name).select(np.arange(np.prod(shape)).reshape(shape), np.random.default_rng(0))
+    assert shown.shape == shape[:-1] and (shown >= 0).all() and (shown < 3).all()
+
+
+def test_a_frontier_against_a_reference_that_is_used_in_another_way():
+    phi, betas = ia.transform("exp:5"), [20.0, 50.0]
+    found = theory.frontier(phi, "best-of-4", betas, "best-of-2")
+    assert found.win_rate == pytest.approx([theory.tilt(phi, b).win_rate("best-of-4", "best-of-2") for b in betas], abs=1e-12)
+    assert abs(found.win_rate - theory.frontier(phi, "best-of-4", betas).win_rate).min() > 0.05
+
+
+@pytest.mark.parametrize(("ours", "theirs", "betas"), [
+    ("best-of-4", "best-of-2", [0.2, 0.5]),  # one curve
+    ("2nd-best-of-4", "best-of-2", [0.2, 0.5]),  # one optimum a beta
+    ("best-of-4", "worst-of-2", [0.2, 0.5]),
+    ("best-of-3", "best-of-2", [2e-6, 0.5]),  # one beta is too small for the mesh of the other
+])  # fmt: skip
+def test_an_optimal_frontier_is_one_optimum_after_the_other(ours, theirs, betas):
+    found = theory.optimal_frontier(ours, betas, theirs)
+    best = [theory.optimum(ours, b, theirs) for b in betas]
+    assert found.beta == pytest.approx(betas)
+    assert found.kl == pytest.approx([b.kl for b in best], abs=1e-8)
+    assert found.win_rate == pytest.approx([b.win_rate for b in best], abs=1e-9)
+    kl = best[1].kl
+    beta = theory.optimal_beta_for_kl(ours, kl, theirs)
+    assert beta == pytest.approx(betas[1], rel=1e-6)
+
+
+def test_a_frontier_of_no_betas_is_empty():
+    for found in (theory.optimal_frontier("best-of-4", []), theory.optimal_frontier("2nd-best-of-4", [])):
+        assert found.beta.shape == found.kl.shape == found.win_rate.shape == (0,)
+
+
+def test_rlhf_says_how_well_its_policy_solves_its_equation():
+    toy = theory.FiniteProblem([0.2, 0.3, 0.5], [0.0, 1.0, 2.0])
+    for beta in (0.3, 2.0):
+        found = toy.rlhf([0.0, 1.0, 3.0], beta, "best-of-2")
+        assert found.residual < 1e-14 and found.certified == "global"
+        assert found.win_rate == pytest.approx(toy.win_rate(found.policy, "best-of-2"), abs=1e-15)
+
+
+def test_blocks_of_two_among_four_tokens_choose_twice():
+    """By hand: best of two blocks of two tokens, by the mean reward that follows, twice."""
+    rng = np.random.default_rng(4)
+    pi, reward = rng.dirichlet(np.ones(16)).reshape(4, 4), rng.normal(size=(4, 4))  # [first block, second block]
+    reference = rng.dirichlet(np.ones(16)).reshape(4, 4)
+
+    def best_of_two(p, value):
+        beaten = (value[None, :] < value[:, None]) @ p
+        return (beaten + p) ** 2 - beaten**2
+
+    first = best_of_two(pi.sum(1), (reference * reward).sum(1) / reference.sum(1))
+    exact = np.stack([first[i] * best_of_two(pi[i] / pi[i].sum(), reward[i]) for i in range(4)])
+    toy = SequenceProblem(reference.reshape(2, 2, 2, 2), reward.reshape(2, 2, 2, 2))
+    shown = toy.blockwise(block=2, draws=2)(torch.tensor(pi.reshape(2, 2, 2, 2))).numpy()
+    assert shown.reshape(4, 4) == pytest.approx(exact, abs=1e-12)
+
+
+def test_the_best_policy_of_a_decoder_says_that_it_is_stationary():
+    assert FOUR.optimum(FOUR.soft_best_of(2, 1.0), 1.0).certified == "stationary"
