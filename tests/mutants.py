@@ -30,6 +30,8 @@ KINDS = {  # reason: what the changed line looks like, and the change itself, "o
         (r"graded\(|roughness|width|1e-\d|_EPS|np\.pi \* \(np\.arange|np\.arange\(-|xtol|maxiter|tolerance|panels|block = max", r""),
     "a bound that rounding alone can reach": (r"clip\(|np\.minimum|np\.maximum", r"^(0|1|2|None|, None|0\.0|1\.0|1\.0 |, 1\.0|) -> "),
     "the axis that is the default": (r"sort\(|take_along_axis", r"^(1|axis = 1|axis = - 1|, axis = - 1|, 1) -> $"),
+    "either side of a knot has the same sum": (r"searchsorted", r"side"),
+    "a distance from the other end, held to its panel": (r"^right = u > 0\.5|^distance = ", r""),
     "any negative number is the free axis": (r"reshape\(", r"^1 -> 2$"),
     "not a number, in another way": (r"float\(\"nan\"\)", r""),
     "times a probability of 0": (r"np\.divide\(shown", r""),
