@@ -40,6 +40,7 @@ SPACE = SequenceSpace(np.full((2, 2), 0.25), [[0.0, 1.0], [2.0, 3.0]])
     (lambda: lesson.fixed_point("best-of-2", 0.5, steps=3).after(9), "step must be a step from 0 to 3, got 9"),
     (lambda: SPACE.blockwise(0, 1), "block must be an integer of at least 1, got 0"),
     (lambda: SPACE.blockwise(1, 0), "draws must be an integer of at least 1, got 0"),
+    (lambda: SPACE.value(-1), "length must be an integer of at least 0, got -1"),
     (lambda: SPACE.tree_search(0), "draws must be an integer of at least 1, got 0"),
     (lambda: SPACE.tree_search(2, 0), "beams must be an integer of at least 1, got 0"),
     (lambda: SPACE.tree_search(2, 3), "beams must be 1 or 2, got 3"),
@@ -222,6 +223,7 @@ def test_a_tail_that_holds_more_than_half_of_all_mass(u):
 
 
 def test_a_parameter_is_kept_as_a_plain_number():
+    assert type(procedures.BestOfPoisson(3).mu) is float
     assert type(transforms.Power(np.float32(2)).k) is float and type(transforms.Exponential(np.int64(3)).t) is float
     with pytest.raises(ValueError, match="k must be a finite positive number, got 0"):
         transforms.Power(0)
@@ -308,3 +310,22 @@ def test_the_best_policy_of_a_decoder_says_that_it_is_stationary():
 def test_nothing_is_lost_at_an_end_where_most_of_the_mass_is(phi):
     policy = theory.tilt(phi, 1 / 0.99)
     assert policy.cdf([0.0, 1.0]).tolist() == [0.0, 1.0] and policy.survival([0.0, 1.0]).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("size", [1e-15, 1.0, 1e9])
+def test_values_of_prefixes_keep_their_digits_whatever_the_size_of_rewards(size):
+    rng = np.random.default_rng(0)
+    reference, reward = rng.dirichlet(np.ones(8)).reshape(2, 2, 2), rng.normal(size=(2, 2, 2))
+    space = SequenceSpace(reference, size * reward)
+    for length, axes in ((0, (0, 1, 2)), (1, (1, 2)), (2, (2,)), (3, ())):
+        exact = (reference * reward).sum(axes) / reference.sum(axes)
+        assert space.value(length) == pytest.approx(size * exact.ravel(), rel=1e-9)
+    assert SequenceSpace(reference, np.zeros((2, 2, 2))).value(1).tolist() == [0.0, 0.0]
+
+
+def test_one_beam_is_a_choice_at_each_token():
+    rng = np.random.default_rng(2)
+    space = SequenceSpace(rng.dirichlet(np.ones(8)).reshape(2, 2, 2), rng.normal(size=(2, 2, 2)))
+    pi = torch.tensor(rng.dirichlet(np.ones(8)).reshape(2, 2, 2))
+    assert torch.equal(space.tree_search(3, 1)(pi), space.blockwise(1, 3)(pi))
+    assert not torch.allclose(space.blockwise(2, 3)(pi), space.blockwise(1, 3)(pi), atol=1e-3)
