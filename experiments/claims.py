@@ -84,8 +84,13 @@ def measured() -> Iterator[tuple[str, str, str, str]]:
         effects = [effect(row, table) for row in rows]
         seeds = sorted({int(row["seeds"]) for row in rows})
         number = f"{seeds[0]} seed" + "s" * (seeds[0] > 1)
-        verdicts, besides = (" / ".join(dict.fromkeys(row["verdict"] for row in part)) for part in (rows, beside))
+        verdicts, besides = (in_order([row["verdict"] for row in part]) for part in (rows, beside))
         yield claim, whose, f"points: {'; '.join(effects)} ({number}; by {other}: {besides})", verdicts
+
+
+def in_order(verdicts: list[str]) -> str:
+    """One verdict where all agree, else one for each effect in the order of the effects."""
+    return verdicts[0] if len(set(verdicts)) == 1 else " / ".join(verdicts)
 
 
 def lifts() -> tuple[str, str, str, str] | None:
