@@ -155,7 +155,7 @@ class FiniteProblem:
         with np.errstate(divide="ignore", over="ignore"):
             tilt = np.where(self.reference > 0, (r - top) / beta, -np.inf)
             tilt -= logsumexp(tilt + np.log(self.reference))
-        policy = self.reference * np.exp(tilt)
+        policy = np.minimum(self.reference * np.exp(tilt), 1.0)  # rounding alone goes beyond
         on = policy > 0
         kl = max(0.0, float(policy[on] @ tilt[on]))
         objective = float(top + policy[on] @ (r[on] - top) - beta * kl)
