@@ -196,7 +196,8 @@ class Policy:
             seen = torch.cat([seen[local], mask.new_ones(len(index), longest - 1)], 1)
             rest = self.forward(tokens[:, : longest - 1], seen, cache, longest - 1)
             logits = torch.cat([logits, rest], 1)
-        return torch.nn.functional.pad(logits, (0, 0, 0, tokens.shape[1] - longest))
+        padding = tokens.shape[1] - longest
+        return torch.nn.functional.pad(logits, (0, 0, 0, padding)) if padding else logits  # a pad of nothing copies
 
     def logprobs(self, rollouts: Rollouts, rows: slice = slice(None)) -> torch.Tensor:
         """log pi(y_t | x, y_<t) of the response tokens, [rows, T] float32 in nats, 0 on padding."""

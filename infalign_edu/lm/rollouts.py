@@ -7,7 +7,7 @@ Left out: beam search, temperature, top-k and top-p, which would sample from ano
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import DynamicCache
@@ -40,6 +40,11 @@ class Rollouts:
     def row_prompts(self) -> list[str]:
         """The prompt of every row, [R]: what a reward function is called with."""
         return [prompt for prompt in self.prompts for _ in range(self.samples)]
+
+    def first(self, tokens: int) -> Rollouts:
+        """What the first `tokens` tokens of every response show; `responses` stay whole. Nothing is copied."""
+        cut = {name: getattr(self, name)[:, :tokens] for name in ("tokens", "mask", "logprobs")}
+        return replace(self, **cut)
 
 
 def generate(

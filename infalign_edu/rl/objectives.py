@@ -79,8 +79,10 @@ def exact_kl(
     tensor([0.6931])
     """
     policy = log_policy.exp()
-    terms = torch.where(policy > 0, policy * (log_policy - log_reference), 0.0)
-    tokens = terms.sum(-1).clamp(min=0.0).masked_fill(~mask, 0.0)  # rounding can end below 0
+    tokens = (policy * (log_policy - log_reference)).sum(-1)
+    if tokens.isnan().any():  # 0 log 0 = 0, looked at only where it occurs
+        tokens = torch.where(policy > 0, policy * (log_policy - log_reference), 0.0).sum(-1)
+    tokens = tokens.clamp(min=0.0).masked_fill(~mask, 0.0)  # rounding can end below 0
     return (tokens if weights is None else tokens * weights).sum(-1)
 
 

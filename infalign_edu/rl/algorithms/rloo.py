@@ -124,7 +124,7 @@ def micro_batches(rollouts: Any, size: int, grouped: bool) -> list[tuple[torch.T
 
 def log_distributions(policy: Any, rollouts: Any, rows: torch.Tensor, longest: int) -> torch.Tensor:
     """log pi(. | h_t) over the vocabulary at every position of these rows. Shape: [rows, longest, V]."""
-    return policy.logits(rollouts, rows)[:, :longest].log_softmax(-1)
+    return policy.logits(rollouts.first(longest), rows).log_softmax(-1)
 
 
 def taken(table: torch.Tensor, rollouts: Any, rows: torch.Tensor, longest: int) -> torch.Tensor:
