@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,12 @@ class EmpiricalCalibrator:
     def __init__(self, reference_rewards: ArrayLike, metadata: dict[str, Any] | None = None) -> None:
         self.reference_rewards = np.sort(finite_table("reference_rewards", reference_rewards), axis=1)
         self.metadata = dict(metadata or {})
-        self._values, rank = np.unique(self.reference_rewards, return_inverse=True)
-        self._keys = (rank.reshape(self.reference_rewards.shape) + self._offset(self.prompts)).ravel()
+
+    @cached_property
+    def _sorted(self) -> tuple[Array, NDArray[np.int64]]:
+        """All reference values, each once, and one sorted list of every prompt's ranks among them, prompt by prompt."""
+        values, rank = np.unique(self.reference_rewards, return_inverse=True)
+        return values, (rank.reshape(self.reference_rewards.shape) + self._offset(len(values))).ravel()
 
     @property
     def prompts(self) -> int:
@@ -72,8 +77,9 @@ class EmpiricalCalibrator:
         """Number of reference samples a prompt."""
         return self.reference_rewards.shape[1]
 
-    def _offset(self, prompts: int) -> NDArray[np.int64]:
-        return np.arange(prompts, dtype=np.int64)[:, None] * len(self._values)
+    def _offset(self, stretch: int) -> NDArray[np.int64]:
+        """Where each prompt's own stretch of numbers begins. Shape: [prompts, 1]."""
+        return np.arange(self.prompts, dtype=np.int64)[:, None] * stretch
 
     def counts(self, rewards: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """How many of the K reference rewards are below, and how many equal to, each reward.
@@ -92,9 +98,10 @@ class EmpiricalCalibrator:
             sides = np.array([[row.searchsorted(r, side) for side in ("left", "right")]
                               for row, r in zip(self.reference_rewards, table, strict=True)])  # fmt: skip
             return sides[:, 0], sides[:, 1] - sides[:, 0]
-        offset, before = self._offset(self.prompts), self.K * np.arange(self.prompts)[:, None]
-        below = np.searchsorted(self._keys, np.searchsorted(self._values, table, "left") + offset) - before
-        up_to = np.searchsorted(self._keys, np.searchsorted(self._values, table, "right") + offset) - before
+        values, keys = self._sorted
+        offset, before = self._offset(len(values)), self._offset(self.K)
+        places = (values.searchsorted(table, side) + offset for side in ("left", "right"))
+        below, up_to = (keys.searchsorted(place) - before for place in places)
         return below, up_to - below
 
     def __call__(self, rewards: ArrayLike) -> Array:

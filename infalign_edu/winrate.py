@@ -102,7 +102,8 @@ def win_rate(
     if len(policy) != reference.prompts:
         raise ValueError(f"the two tables must have the same prompts, got {len(policy)} and {reference.prompts} rows")
     w = _weights("policy_rewards", shown, policy.shape[1])
-    v = np.concatenate([[0.0], np.cumsum(_weights("reference_rewards", reference_shown, reference.K))])
+    same = reference_shown is shown and len(w) == reference.K
+    v = np.append(0.0, np.cumsum(w if same else _weights("reference_rewards", reference_shown, reference.K)))
     below, equal = reference.counts(policy)
     return PromptMean(((0.5 * (v[below] + v[below + equal])) @ w).clip(0.0, 1.0))
 

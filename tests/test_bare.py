@@ -66,6 +66,23 @@ def test_hidden_states_beyond_the_room_of_a_buffer(policy, asked):
     assert (found[0] - found[1]).abs().max() < 1e-5 * found[1].abs().max()
 
 
+def test_short_keys_and_used_memory_change_nothing(policy, asked):
+    """A head's keys are fewer than the fast kernel wants, and rows are lost, doubled and lost again in one memory."""
+    found = []
+    with torch.no_grad():
+        for cache in (bare.Cache(policy.model), DynamicCache(config=policy.model.config)):
+            seen = torch.ones(1, 1, dtype=torch.bool)
+            found.append([policy.forward(torch.tensor([[5]]), seen, cache, 1)])
+            for t, rows in enumerate(([0] * 6, [1, 4], [0, 1, 1, 0], [3])):
+                cache.batch_select_indices(torch.tensor(rows))
+                if isinstance(cache, bare.Cache):
+                    cache.spare = [one.fill_(torch.nan) for one in cache.spare]  # what memory may hold
+                seen = torch.ones(len(rows), t + 2, dtype=torch.bool)
+                found[-1].append(policy.forward(2 + torch.arange(len(rows))[:, None] % 4, seen, cache, 1))
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.shape == theirs.shape and (mine - theirs).abs().max() < 2e-6 * theirs.abs().max().clamp(min=1)
+
+
 def test_samples_and_gradients_are_those_of_the_model(policy, asked, monkeypatch):
     policy.model.requires_grad_(True)
 

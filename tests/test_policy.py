@@ -12,6 +12,7 @@ from tiny_policy import EOS, enumerate_responses, tiny
 
 from infalign_edu.lm.policy import Policy, token_kl
 from infalign_edu.lm.rollouts import batches, draw
+from infalign_edu.rl.algorithms.rloo import log_distributions
 
 torch.set_num_threads(1)
 PROMPTS = ["w0 w1 w2 w3", "w4", "w1 w1"]
@@ -263,3 +264,18 @@ def test_chat_template_renders_turns_and_pad_falls_back_to_eos():
     assert policy.tokenizer.decode(ids[0]) == "<unk> w1 <eos> <unk> w2 <eos> <unk> w3 <eos> <sep>"
     assert mask.sum(1).tolist() == [10, 4]
     assert chat.sample(["w1"], 3, seed=0).responses  # padding with <eos> does no harm: masks say what is real
+
+
+def test_a_micro_batch_stops_at_its_own_longest_response():
+    policy = tiny()
+    rollouts = policy.sample(["w0 w1", "w3", "w4 w5 w0"], 8, seed=2)
+    lengths = rollouts.mask.sum(1)
+    rows = lengths.argsort()[:5]
+    longest = int(lengths[rows].max())
+    assert longest < rollouts.tokens.shape[1]
+    found = log_distributions(policy, rollouts, rows, longest)
+    whole = policy.logits(rollouts).log_softmax(-1)
+    assert found.shape[:2] == (5, longest)
+    assert ((found - whole[rows, :longest]).abs().amax(-1) * rollouts.mask[rows, :longest]).max() < 1e-5
+    cut = rollouts.first(longest)
+    assert cut.tokens.shape == cut.mask.shape == cut.logprobs.shape == (24, longest) and cut.responses == rollouts.responses

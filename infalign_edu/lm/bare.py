@@ -19,7 +19,7 @@ from torch.nn import functional as F
 RISE = 2 * math.sqrt(2 / math.pi)  # gelu's tanh form is x sigmoid(RISE (x + BEND x^3))
 BEND = 0.044715
 ROOM = 32  # tokens a buffer has room for beyond those it holds
-SMALL = 2**21  # numbers in a layer's keys up to which a single query needs no kernel
+DENSE = 400  # numbers in one head's keys from which torch multiplies a batch of matrices by its fast kernel
 
 
 def fits(model: Any) -> bool:
@@ -60,6 +60,7 @@ class Cache:
             (_norm(b.ln_1), _affine(b.attn.c_attn), _affine(b.attn.c_proj), _norm(b.ln_2), _affine(b.mlp.c_fc),
              _activation(b.mlp.act), _affine(b.mlp.c_proj)) for b in body.h
         ]  # fmt: skip
+        self.spare: list[torch.Tensor] = []  # memory to be used again, flat
         self.held: list[torch.Tensor] = []  # keys and values of the first layer, of the second, ...
 
     def batch_select_indices(self, rows: torch.Tensor) -> None:
@@ -68,8 +69,21 @@ class Cache:
             self.held = [one[: self.length].index_select(1, rows) for one in self.held]
             return
         for i, one in enumerate(self.held):
-            self.held[i] = one.new_empty(max(len(one), self.length + ROOM), len(rows), *one.shape[2:])
+            self.held[i] = self._buffer(one, max(len(one), self.length + ROOM), len(rows))
             torch.index_select(one[: self.length], 1, rows, out=self.held[i][: self.length])
+            self.spare.append(one.flatten())
+
+    def _buffer(self, like: torch.Tensor, room: int, rows: int) -> torch.Tensor:
+        """Place for `room` tokens of so many rows, in memory that an earlier selection left, if it is enough.
+
+        What `_one_query` may read before it is written is 0. Shape: [room, rows, heads, d].
+        """
+        shape = (room, rows, *like.shape[2:])
+        fit = next((i for i, left in enumerate(self.spare) if left.numel() >= math.prod(shape)), None)
+        made = like.new_empty(math.prod(shape)) if fit is None else self.spare.pop(fit)[: math.prod(shape)]
+        made = made.view(shape)
+        made[self.length : _dense(like)] = 0.0
+        return made
 
     def logits(self, tokens: torch.Tensor, seen: torch.Tensor, keep: int) -> torch.Tensor:
         """Logits after the last `keep` tokens. Shape: tokens [rows, n], seen [rows, length + n] -> [rows, keep, V]."""
@@ -84,18 +98,22 @@ class Cache:
             counted = seen.cumsum(-1)[:, -n:] if n > 1 else seen.sum(-1, keepdim=True)
             places = (counted - 1).clamp_(min=0)
         x = (F.embedding(tokens, self.tokens) + F.embedding(places, self.places)).view(rows * n, -1)
-        mask = _mask(seen, n, whole)
+        mask, alone = _mask(seen, n, whole), n == 1 and not torch.is_grad_enabled()
         for i, (norm, attend, project, norm2, widen, act, narrow) in enumerate(self.layers):
             mixed = attend(F.layer_norm(x, *norm)).view(rows, n, 3, self.heads, -1)
             q, k, v = mixed.permute(2, 1, 0, 3, 4)  # [n, rows, heads, d] each
             k, v = self._put(2 * i, k), self._put(2 * i + 1, v)
-            x = x + project(_attention(q, k, v, mask).reshape(rows * n, -1))
+            mixed = _one_query(q, k, v, self.length + 1, mask) if alone else _attention(q, k, v, mask)
+            x = x + project(mixed.reshape(rows * n, -1))
             x = x + narrow(act(widen(F.layer_norm(x, *norm2))))
         self.length += n
         return F.layer_norm(x, *self.last).view(rows, n, -1)
 
     def _put(self, place: int, new: torch.Tensor) -> torch.Tensor:
-        """Everything held in that place, `new` included. Shape: [n, rows, heads, d] -> [length + n, rows, heads, d]."""
+        """Everything held in that place, `new` included. Shape: [n, rows, heads, d] -> [length + n, rows, heads, d].
+
+        For a single query without gradients zeros may follow, up to DENSE numbers a head.
+        """
         n, now = len(new), self.length
         if place == len(self.held):
             self.held.append(new[:0])
@@ -103,25 +121,40 @@ class Cache:
         if torch.is_grad_enabled():
             self.held[place] = torch.cat([old[:now], new])
             return self.held[place]
-        if len(old) < now + n:
-            self.held[place] = new.new_empty(now + n + (ROOM if now else 0), *new.shape[1:])
+        reach = max(now + n, _dense(new)) if n == 1 else now + n
+        if len(old) < reach:
+            self.held[place] = self._buffer(new, reach + (ROOM if now else 0), new.shape[1])
             self.held[place][:now] = old[:now]
         self.held[place][now : now + n] = new
-        return self.held[place][: now + n]
+        return self.held[place][:reach]
+
+
+def _dense(like: torch.Tensor) -> int:
+    """Keys from which a head's products are large enough for torch's fast kernel. Shape: like [..., d]."""
+    return -(-DENSE // like.shape[-1])
 
 
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """softmax(q k / sqrt(d)) v. Shape: q [n, rows, heads, d], k and v [all, rows, heads, d] -> [rows, n, heads, d].
-
-    One query at a time is so little work that plain products along the first axis are faster than a kernel for it.
-    """
-    if len(q) == 1 and k.numel() <= SMALL and not torch.is_grad_enabled():
-        scores = (k * (q * q.shape[-1] ** -0.5)).sum(-1)
-        if mask is not None:
-            scores = scores.masked_fill_(~mask[:, 0, 0].T[..., None], -torch.inf)
-        return (v * scores.softmax(0)[..., None]).sum(0)[:, None]
+    """softmax(q k / sqrt(d)) v. Shape: q [n, rows, heads, d], k and v [all, rows, heads, d] -> [rows, n, heads, d]."""
     q, k, v = (one.permute(1, 2, 0, 3) for one in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def _one_query(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, length: int, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """The same for one query a row, as small matrix products, up to twice as fast as the kernel for any number of them.
+
+    Only the first `length` keys count. Shape: q [1, rows, heads, d], k and v [>= length, rows, heads, d], mask as
+    `_mask` has it -> [rows x heads, 1, d].
+    """
+    _, rows, heads, d = q.shape
+    q, k, v = (one.reshape(len(one), rows * heads, d).transpose(0, 1) for one in (q * d**-0.5, k, v))
+    scores = torch.bmm(q, k.transpose(1, 2))  # [rows x heads, 1, reach]
+    scores[:, :, length:] = -torch.inf
+    if mask is not None:
+        scores.view(rows, heads, -1)[:, :, :length].masked_fill_(~mask[:, 0], -torch.inf)
+    return torch.bmm(scores.softmax(-1), v)
 
 
 def _mask(seen: torch.Tensor, n: int, whole: bool) -> torch.Tensor | None:

@@ -13,7 +13,7 @@ import torch
 
 from infalign_edu.memory import free_memory
 
-MAX_ROWS = 256  # of a tiny model at a time, while sampling
+MAX_ROWS = 512  # of a tiny model at a time, while sampling
 SAMPLING, TRAINING = 2**29, 2**32  # most bytes of one micro-batch on a CPU
 LEAST, SHARE = 2**24, 4  # bytes it gets in any case; what is free is shared with so many others
 
@@ -24,7 +24,7 @@ def rows_to_sample(config: Any, dtype: torch.dtype, device: torch.device, length
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     width *= getattr(config, "num_key_value_heads", None) or heads
     cache = 3 * config.num_hidden_layers * width * dtype.itemsize * length  # keys, values and one copy in flight
-    limit = MAX_ROWS if device.type == "cpu" else 16 * MAX_ROWS
+    limit = MAX_ROWS if device.type == "cpu" else 8 * MAX_ROWS
     return int(min(limit, max(1, budget(device, SAMPLING) // (cache + 24 * config.vocab_size))))  # float32 and float64
 
 

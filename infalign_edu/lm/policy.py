@@ -8,6 +8,7 @@ A prompt is run once and its key-value cache is shared by all its samples, in sa
 from __future__ import annotations
 
 import copy
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ class Policy:
 
     def decode(self, tokens: torch.Tensor, mask: torch.Tensor) -> list[str]:
         """Text of responses [R, T], special tokens skipped, outer white space stripped."""
-        rows = [line[keep].tolist() for line, keep in zip(tokens.cpu(), mask.cpu(), strict=True)]
+        rows = [list(compress(line, keep)) for line, keep in zip(tokens.tolist(), mask.tolist(), strict=True)]
         return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
     def logits(self, rollouts: Rollouts, rows: slice = slice(None)) -> torch.Tensor:

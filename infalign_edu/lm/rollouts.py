@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from infalign_edu.inputs import seed as checked_seed
 
-DROP_AT = 7 / 8  # finished rows leave the cache once fewer than this share is still running
+DROP_AT = 3 / 4  # finished rows leave the cache once fewer than this share is still running
 
 Forward = Callable[[torch.Tensor, torch.Tensor, DynamicCache, int], torch.Tensor]
 

@@ -159,7 +159,7 @@ class EnumerablePolicy:
 
     def micro_batch(self, length: int) -> int:
         """Rows of one micro-batch: many, since a response is short and there is no cache to hold."""
-        return 16 * MAX_ROWS
+        return 8 * MAX_ROWS
 
     def copy(self) -> EnumerablePolicy:
         """A frozen copy, the reference pi_ref."""
