@@ -95,9 +95,13 @@ class EmpiricalCalibrator:
         if table.shape[0] != self.prompts:
             raise ValueError(f"rewards must have one row a prompt ({self.prompts}), got {table.shape[0]} rows")
         if table.shape[1] >= MANY:
-            sides = np.array([[row.searchsorted(r, side) for side in ("left", "right")]
-                              for row, r in zip(self.reference_rewards, table, strict=True)])  # fmt: skip
-            return sides[:, 0], sides[:, 1] - sides[:, 0]
+            below, equal = np.empty(table.shape, np.int64), np.zeros(table.shape, np.int64)
+            for i, (row, r) in enumerate(zip(self.reference_rewards, table, strict=True)):
+                below[i] = left = row.searchsorted(r)
+                tied = (row.take(left, mode="clip") == r).nonzero()[0]
+                if len(tied):
+                    equal[i, tied] = row.searchsorted(r[tied], "right") - left[tied]
+            return below, equal
         values, keys = self._sorted
         offset, before = self._offset(len(values)), self._offset(self.K)
         places = (values.searchsorted(table, side) + offset for side in ("left", "right"))
