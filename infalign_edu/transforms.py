@@ -217,7 +217,7 @@ def transform(name: str | Transform) -> Transform:
             return Exponential(float(value)) if word == "exp" else Power(float(value))
         except ValueError as error:
             raise ValueError(f"transform {name!r}: {error}") from None
-    known = [form.partition(":")[0] + (f":{value or 10}" if ":" in form else "") for form in NAMES]
+    known = [form.partition(":")[0] + (f":{value if _number(value) else 10}" if ":" in form else "") for form in NAMES]
     close = nearest(name, [*known, "optimal"] if word.startswith("opt") else known)
     raise ValueError(f"transform must be identity, log, exp:T, power:K or a callable, got {shown(name)}{close}")
 

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from own_procedure import Careless
 
 import infalign_edu as ia
 from infalign_edu import calibration, order_statistics, procedures, theory, transforms
@@ -12,6 +13,7 @@ from infalign_edu.mixtures import Mixture
 from infalign_edu.theory import finite_samples, lesson
 from infalign_edu.theory.decoders import SequenceSpace
 from infalign_edu.theory.sequences import SequenceProblem
+from infalign_edu.theory.solver import levels
 from infalign_edu.winrate import PromptMean
 
 ROWS = [[1.0, 2.0, 3.0], [4.0, 6.0, 5.0]]
@@ -329,3 +331,88 @@ def test_one_beam_is_a_choice_at_each_token():
     pi = torch.tensor(rng.dirichlet(np.ones(8)).reshape(2, 2, 2))
     assert torch.equal(space.tree_search(3, 1)(pi), space.blockwise(1, 3)(pi))
     assert not torch.allclose(space.blockwise(2, 3)(pi), space.blockwise(1, 3)(pi), atol=1e-3)
+
+
+# What a second run of mutation testing asked for.
+@pytest.mark.parametrize(("call", "told"), [
+    (lambda: calibration.EmpiricalCalibrator([["a"]]), "reference_rewards must hold real numbers"),
+    (lambda: Mixture(["a", "b"], [ia.Standard(), ia.BestOfN(2)]), "weights must hold real numbers"),
+    (lambda: theory.beta_for_kl(ia.Identity(), "a"), "kl must be"),
+    (lambda: theory.continuous.solve_for_kl(lambda beta: beta, -1.0, 1.0), "kl must be"),
+    (lambda: theory.FiniteProblem([0.5, 0.5], ["a", "b"]), "reward must hold real numbers"),
+    (lambda: theory.FiniteProblem([0.5, 0.5], [0.0, 1.0]).kl([0.5, 0.6]), "policy must"),
+    (lambda: SequenceSpace([["a"]], [[0.0]]), "reference must hold real numbers"),
+    (lambda: SequenceSpace([[1.0]], [["a"]]), "reward must hold real numbers"),
+    (lambda: ia.judged_win_rate(ROWS, ROWS, [["a"]], ROWS), "reference_rewards must hold real numbers"),
+    (lambda: ia.judged_win_rate(ROWS, ROWS, ROWS, [["a"]]), "reference_judged must hold real numbers"),
+    (lambda: ia.judged_win_rate(ROWS, ROWS, [[1.0]], [[1.0]], "best-of-2"), "reference_rewards must hold at least 2"),
+    (lambda: SPACE.soft_best_of(2, 3 / 500.5), "temperature must be at least 0.006"),
+])  # fmt: skip
+def test_what_is_wrong_is_called_by_its_name(call, told):
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        call()
+
+
+def test_soft_best_of_takes_the_least_temperature():
+    assert SPACE.soft_best_of(2, 3 / 500) is not None
+
+
+def test_own_procedures_in_a_mixture_draw_their_largest_number():
+    mixed = Mixture([0.25, 0.75], [Careless(), ia.BestOfN(3)])
+    assert [mixed.draws_probability(n) for n in (1, 2, 3)] == [0.0, 0.25, 0.75]
+
+
+def test_poisson_draws_at_least_one():
+    shown = ia.BestOfPoisson(1.5)
+    assert [shown.draws_probability(n) for n in (-1, 0)] == [0.0, 0.0]
+    assert shown.draws_probability(1) == pytest.approx(np.exp(-1.5)) and shown.draws_probability(2) == pytest.approx(1.5 * np.exp(-1.5))
+
+
+@pytest.mark.parametrize(("shown", "rises"), [
+    (ia.BestOfN(3), True), (ia.TopM(2, 5), True), (ia.BestOfPoisson(2.0), True), (ia.Standard(), True),
+    (ia.WorstOfN(3), False), (ia.KthBest(2, 4), False),
+    (Mixture([0.5, 0.5], [ia.BestOfN(4), ia.TopM(2, 8)]), True),
+    (Mixture([0.5, 0.5], [ia.BestOfN(4), ia.WorstOfN(2)]), False),
+])  # fmt: skip
+def test_which_densities_are_known_to_rise(shown, rises):
+    assert theory.optimal._rises(shown) is rises
+
+
+def test_a_procedure_of_unknown_form_is_not_known_to_rise():
+    assert theory.optimal._rises(Rule(2)) is False
+
+
+def test_a_frontier_keeps_the_reference_procedure_where_the_mass_is_near_1():
+    """f falls from 1 like exp(-3 (1 - u) / beta), so against best-of-3 W = E u^3 = 1 - beta; against itself 1 - beta / 3."""
+    beta = theory.optimal.STEEP / 2
+    found = theory.optimal_frontier("standard", [beta, 0.3], "best-of-3")
+    assert 1 - found.win_rate[0] == pytest.approx(beta, rel=1e-3)
+    one = theory.optimum("standard", 0.3, "best-of-3")
+    assert (found.win_rate[1], found.kl[1]) == (pytest.approx(one.win_rate, abs=1e-9), pytest.approx(one.kl, rel=1e-7))
+
+
+@pytest.mark.parametrize(("first", "asked"), [(1, [1000]), (2, [1000, 4000]), (3, [1000])])
+def test_finer_levels_are_scanned_only_where_an_even_number_of_roots_was_seen(first, asked, monkeypatch):
+    """An even number means that merged levels hid one: of 5,000 levels 1,000 are looked at, and then 4,000."""
+    three = np.array([[-1.0, 0.0], [0.0, 0.0], [0.0, -1.0]])
+    wide, calls = levels.Levels(ia.Standard(), 1.0, np.full(5000, 1 / 5000), np.zeros(5000)), []
+    monkeypatch.setattr(wide, "scan", lambda coarse: calls.append(coarse) or three[: first if coarse == 1000 else 3])
+    monkeypatch.setattr(wide, "polish", lambda tilt: (tilt.repeat(2500), 0.0))
+    assert len(wide.stationary()) == (3 if first == 2 else first) and calls == asked
+
+
+def test_a_root_that_is_found_twice_is_returned_once(monkeypatch):
+    three = levels.Levels(ia.Standard(), 1.0, np.array([0.2, 0.3, 0.5]), np.array([0.0, 0.5, 1.0]))
+    one = three.stationary()
+    monkeypatch.setattr(three, "scan", lambda coarse: [one[0][0], one[0][0] + 1e-13, one[0][0]])
+    assert len(three.stationary()) == len(one) == 1
+
+
+@pytest.mark.parametrize(("name", "meant"), [
+    ("aptimal", ""), ("optimum", ", did you mean 'optimal'?"), ("exp10", ", did you mean 'exp:10'?"),
+    ("exp:abc", ", did you mean 'exp:10'?"), ("pwer:7", ", did you mean 'power:7'?"), ("log:abc", ", did you mean 'log'?"),
+])  # fmt: skip
+def test_the_nearest_transform_is_named(name, meant):
+    told = f"transform must be identity, log, exp:T, power:K or a callable, got {name!r}{meant}"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        ia.transform(name)
