@@ -416,3 +416,25 @@ def test_the_nearest_transform_is_named(name, meant):
     told = f"transform must be identity, log, exp:T, power:K or a callable, got {name!r}{meant}"
     with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
         ia.transform(name)
+
+
+def test_counts_are_whole_numbers_for_few_rewards_and_for_many():
+    rng = np.random.default_rng(5)
+    reference, many = rng.integers(0, 6, (3, 20)).astype(float), rng.integers(-1, 7, (3, 40)).astype(float)
+    found = calibration.EmpiricalCalibrator(reference)
+    for values in (many, many[:, :4]):
+        below, equal = found.counts(values)
+        assert below.dtype.kind == equal.dtype.kind == "i"
+        assert np.array_equal(below, (reference[:, None] < values[..., None]).sum(-1))
+        assert np.array_equal(equal, (reference[:, None] == values[..., None]).sum(-1))
+
+
+@pytest.mark.parametrize("M", [3, 40])
+def test_the_reference_keeps_its_own_procedure_with_as_many_samples(M):
+    """Best-of-2 of the policy against one sample of the reference, by counting all pairs; ties count half."""
+    rng = np.random.default_rng(6)
+    policy, reference = rng.integers(0, 9, (2, M)), rng.integers(0, 9, (2, M))
+    for i, (a, b) in enumerate(zip(policy, reference, strict=True)):
+        best = np.array([max(a[j], a[k]) for j in range(M) for k in range(j)])
+        exact = ((best[:, None] > b) + 0.5 * (best[:, None] == b)).mean()
+        assert ia.win_rate(policy, reference, "best-of-2", "standard").per_prompt[i] == pytest.approx(exact)
