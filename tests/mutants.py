@@ -4,7 +4,7 @@
 
 A mutant is one small change of a formula, a bound or a message; it is killed when a test fails with it. Some survivors
 change nothing that can be observed; those kinds are known by their form and named below. What fits no kind is "open".
-A run that was stopped counts the mutants that were tried.
+A run that was stopped counts the mutants that were tried, and keeps what the table said of the others.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ def reason(before: str, after: str, function: str = "") -> str:
     return next((kind for kind, (line, form) in KINDS.items() if re.search(line, before) and re.search(form, changed)), other)
 
 
-def survivors(folder: Path) -> Iterator[tuple[str, Counter[str], list[dict[str, str]]]]:
-    """Module by module: its name, how many mutants fared how, and those that survived."""
+def survivors(folder: Path, before: list[dict[str, str]]) -> Iterator[tuple[str, Counter[str], list[dict[str, str]]]]:
+    """Module by module: its name, how many mutants fared how, and those that survived, untried ones in a run before."""
+    lived = {tuple(row[name] for name in COLUMNS[:-1]) for row in before}
     for meta in sorted((folder / "infalign_edu").rglob("*.py.meta")):
         codes = json.loads(meta.read_text())["exit_code_by_key"]
         if not codes:
@@ -105,21 +106,23 @@ def survivors(folder: Path) -> Iterator[tuple[str, Counter[str], list[dict[str, 
         for key, code in codes.items():
             fate = "untried" if code is None else "survived" if code == SURVIVED else "timed out" if code in TIMED_OUT else "killed"
             counts[fate] += 1
-            if fate != "survived":
+            if fate not in ("survived", "untried"):
                 continue
             name = key.rsplit(".", 1)[1]
             base = name.rsplit("__mutmut_", 1)[0]
-            before, after = change(functions.get(f"{base}__mutmut_orig", [""]), functions.get(name, [""]))
             plain = re.sub(r"^x_?|ǁ", " ", base).strip().replace(" ", ".")
-            rows.append({"module": module, "function": plain, "before": before, "after": after, "reason": reason(before, after, plain)})
+            told = (module, plain, *change(functions.get(f"{base}__mutmut_orig", [""]), functions.get(name, [""])))
+            if fate == "survived" or told in lived:
+                rows.append(dict(zip(COLUMNS, (*told, reason(*told[2:], plain)), strict=True)))
         yield module, counts, rows
 
 
 def main(folder: Path = ROOT / "build" / "mutants" / "mutants", out: Path = ROOT / "data" / "runs" / "mutants.csv") -> int:
     """Prints the table of modules and of reasons, writes the survivors."""
     total, rows = Counter[str](), []
+    before = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines())) if out.exists() else []
     print(f"{'module':<28}{'tried':>7}{'killed':>8}{'timed out':>11}{'survived':>10}{'untried':>9}")
-    for module, counts, left in survivors(folder):
+    for module, counts, left in survivors(folder, before):
         total += counts
         rows += left
         tried = sum(counts.values()) - counts["untried"]
