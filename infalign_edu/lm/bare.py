@@ -143,7 +143,7 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Te
 def _one_query(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, length: int, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """The same for one query a row, as small matrix products, up to twice as fast as the kernel for any number of them.
+    """The same for one query a row, as small matrix products, which are faster there than the kernel for any number.
 
     Only the first `length` keys count. Shape: q [1, rows, heads, d], k and v [>= length, rows, heads, d], mask as
     `_mask` has it -> [rows x heads, 1, d].
