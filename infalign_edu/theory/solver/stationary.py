@@ -97,20 +97,16 @@ def _edges(ends_log: Array, ends_F: Array) -> Array:
 def _newton(panels: Panels, log_f: Array, pair: Pair, steps: int) -> tuple[Array, Array, bool]:
     """log f and F of the stationary policy on these panels, and whether the last step was small."""
     F = panels.cumulative(np.exp(log_f))
-    if (over := F[-1, -1]) > 1e-3:
-        F, log_f = F / over, log_f - np.log(over)
     for _ in range(steps):
         if not (log_f.max() <= 100 and np.isfinite(F).all()):  # f <= 1 + max g_ref / beta at a solution
-            return log_f, F, False
+            break
         try:
             new_log, new_F = _newton_step(panels, log_f, F, pair)
         except np.linalg.LinAlgError:
-            return log_f, F, False
-        change = new_log - log_f
-        step = float(np.abs(change)[np.maximum(log_f, new_log) > _FROZEN].max(initial=0.0))
-        both = np.minimum(log_f, new_log) > _FROZEN  # elsewhere F is frozen, so log f may jump
-        part = min(1.0, 2.0 / max(float(np.abs(change)[both].max(initial=0.0)), 1e-300))
-        log_f, F = log_f + np.where(both, part, 1.0) * change, F + part * (new_F - F)
+            break
+        moves = np.maximum(log_f, new_log) > _FROZEN  # elsewhere F is frozen, so log f may jump
+        step = float(np.abs(new_log - log_f)[moves].max(initial=0.0))
+        log_f, F = new_log, new_F
         if step < 1e-11:
             return log_f, F, True
     return log_f, F, False
