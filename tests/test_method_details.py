@@ -438,3 +438,110 @@ def test_the_reference_keeps_its_own_procedure_with_as_many_samples(M):
         best = np.array([max(a[j], a[k]) for j in range(M) for k in range(j)])
         exact = ((best[:, None] > b) + 0.5 * (best[:, None] == b)).mean()
         assert ia.win_rate(policy, reference, "best-of-2", "standard").per_prompt[i] == pytest.approx(exact)
+
+
+def test_nobody_draws_nothing():
+    assert [ia.procedure("best-of-poisson-0").draws_probability(n) for n in (-1, 0, 1, 2)] == [0, 0, 1, 0]
+
+
+# Certificates.
+def test_a_unique_policy_is_claimed_from_the_proven_beta_on():
+    """Against ranks 1/4 and 3/4 worst-of-2 has g = 2 (1 - t), -g' = 2, so beta_0 = (3/4 - 1/4) max t (1-t) 2 = 1/4."""
+    toy = theory.FiniteProblem([0.5, 0.5], [0.0, 1.0])
+    assert toy.infalign("worst-of-2", 0.25 * 1.002, "standard").certified == "global"
+    assert toy.infalign("worst-of-2", 0.25 * 0.999, "standard").certified == "stationary"
+    assert toy.infalign("best-of-2", 1e-3).certified == toy.infalign("best-of-2", 5e-10).certified == "global"
+
+
+def test_a_kl_over_which_the_optimum_jumps_is_refused():
+    """Crossed best and worst: at one beta the best policy leaves the reference's side, and its KL grows by 2 nats."""
+    with pytest.raises(ValueError, match="^kl must be one that the optimum takes, got 1.0, over which it jumps at beta = 0.2"):
+        theory.optimal_beta_for_kl("worst-of-8", 1.0, "best-of-8")
+    assert theory.optimal_frontier("worst-of-8", [theory.optimal_beta_for_kl("worst-of-8", 3.5, "best-of-8")], "best-of-8").kl[
+        0] == pytest.approx(3.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("t", [0.1, 3.0, 1000.0])
+def test_the_residual_of_a_policy_that_is_none(t):
+    """Standard against standard asks for Phi = u; trained on 1.1 u it is off by .1 u / beta, up to a constant.
+
+    The constant is the mean under f, and where log f is below -100 the miss counts relative to |log f| / 100.
+    """
+    found = theory.optimal._certify(ia.Standard(), ia.Standard(), 1 / t, lambda u: 1.1 * u)
+    s = 1.1 * t
+    u = np.append(1 - np.geomspace(1e-13, 1, 100_001), np.linspace(0, 1, 100_001))
+    log_f = np.log(s) + s * (u - 1) - np.log(-np.expm1(-s))
+    mean = 1 / -np.expm1(-s) - 1 / s
+    off = 0.1 * t * np.abs(u - mean) / np.maximum(1, np.abs(log_f) / 100)
+    assert found.residual == pytest.approx(off[log_f > -700].max(), rel=5e-3)
+    assert found.objective == pytest.approx(found.win_rate - found.kl / t, rel=1e-12)
+
+
+@pytest.mark.parametrize(("theirs", "beta"), [("standard", 2e-6), ("best-of-3", 3e-6)])
+def test_the_balance_counts_what_lies_beyond_the_last_panel(theirs, beta):
+    """3e-8 and 6e-8 of all mass lie within 2^-44 of 1: it is part of int g_ref f du = beta (f(1) - f(0))."""
+    best = theory.optimum("standard", beta, theirs)
+    assert best.policy.end_mass[1] > 2e-8 and abs(best.balance_gap) < 1e-10
+
+
+def test_where_a_proof_says_that_there_is_one_policy():
+    with pytest.raises(ValueError, match=r"^beta must be a positive number, got -1$"):
+        theory.unique("worst-of-4", -1)
+    own, mixed = Careless(), Mixture([0.5, 0.5], ["standard", "worst-of-8"])
+    assert theory.unique(own, 1e9) is False  # g is known at points only
+    assert theory.unique(mixed, 10.0) and not theory.unique(mixed, 0.01)
+    assert theory.unique("2nd-best-of-4", 10.0) and not theory.unique("2nd-best-of-4", 0.01)
+
+
+def test_a_policy_shown_as_it_is_has_its_transform_written_down():
+    theirs = ia.procedure("best-of-3")
+    assert theory.optimum("standard", 0.3, theirs).transform == theirs.cdf
+
+
+def test_one_policy_is_looked_for_where_one_is_known(monkeypatch):
+    told, found = [], theory.optimal.stationary_policies
+    monkeypatch.setattr(theory.optimal, "stationary_policies", lambda problem, one: told.append(one) or found(problem, one))
+    theory.optimum("best-of-4", 0.3), theory.optimum("2nd-best-of-4", 0.05)
+    assert told == [True, False]
+
+
+@pytest.mark.parametrize("other", [(0.1, 0.1), (0.1, -0.1), (1e-7, 0.0), (0.0, 1e-7)])
+def test_what_does_not_lie_on_the_one_curve_is_no_answer(other, monkeypatch):
+    right = theory.optimum("best-of-4", 0.3)
+
+    class Curve:
+        def win_rate_and_kl(self, beta):
+            return right.win_rate + other[0], right.kl + other[1]
+
+    monkeypatch.setattr(theory.optimal, "power_curve", lambda *given: Curve())
+    with pytest.raises(RuntimeError, match="has no certificate"):
+        theory.optimum("best-of-4", 0.3)
+
+
+@pytest.mark.parametrize(("climbs", "objective"), [
+    ([(0.6, 0.0), (0.7, 1.0)], None), ([(0.6, 0.0), (0.5, 1.0)], 0.6), ([(0.6, 0.0), (0.6 + 5e-10, 1.0)], 0.6),
+    ([(0.6, 0.0), (0.6 + 5e-9, 1.0)], None), ([(0.6, 1.0)], None), ([(0.6, 1e-9), (0.7, 1e-7)], None),
+])  # fmt: skip
+def test_a_better_policy_without_a_certificate_is_told(climbs, objective, monkeypatch):
+    """(objective, residual) of the climbs from the starts: the best must be certified."""
+    left = iter([*climbs, *[climbs[-1]] * 6])
+    monkeypatch.setattr(theory.sequences, "_climb", lambda at, start: (np.log(np.full(4, 0.25)), *next(left)))
+    decode = FOUR.blockwise(1, 2)
+    if objective is None:
+        with pytest.raises(RuntimeError, match=r"^optimum\(beta=0.5\) could not certify its best policy; larger beta"):
+            FOUR.optimum(decode, 0.5)
+    else:
+        assert FOUR.optimum(decode, 0.5).objective == objective
+
+
+def test_a_start_without_a_finite_gradient_is_no_answer():
+    """Above .9 this decode has no derivative: the steepest starts lie there, the optimum does not."""
+    best = FOUR.optimum(lambda pi: pi + 0 * (0.9 - pi).relu().sqrt().sum(), beta=0.5)
+    plain = FOUR.optimum(lambda pi: pi + 0, beta=0.5)
+    assert best.residual < 1e-8 and best.policy == pytest.approx(plain.policy, abs=1e-9) and best.policy.max() < 0.9
+
+
+def test_where_no_gradient_is_finite_one_error_says_so():
+    """The derivative of sqrt grows without bound where a probability underflows."""
+    with pytest.raises(RuntimeError, match=r"^optimum\(beta=0.001\) could not certify its best policy; larger beta is"):
+        FOUR.optimum(lambda pi: pi.sqrt() / pi.sqrt().sum(), beta=1e-3)

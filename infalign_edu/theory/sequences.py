@@ -116,22 +116,21 @@ def _climb(at: Callable[[Array], tuple[Array, float, Array]], start: Array) -> t
     (x, value, gap), step = at(start), 0.5
     moves: list[tuple[Array, Array]] = []
     for _ in range(400):
-        if np.ptp(gap) < 1e-11 or step < 1e-7:
+        if not np.isfinite(gap).all() or np.ptp(gap) < 1e-11:
             break
         new: tuple[Array, float, Array] | None = None
         if moves:
             dx, dgap = (np.stack(d, axis=1) for d in zip(*moves, strict=True))
             mix = np.linalg.lstsq(dgap, gap, rcond=1e-12)[0]
             new = at(x + step * gap - (dx + step * dgap) @ mix)
-            closer = np.ptp(gap) < 1e-3 and np.ptp(new[2]) < np.ptp(gap) / 2
-            if not (new[1] >= value - 1e-13 or closer):
+            if not new[1] >= value - 1e-13:
                 new, moves = None, []
-        while new is None:
+        while new is None and step > 1e-7:
             new = at(x + step * gap)
-            if not new[1] >= value - 1e-13 and step > 1e-7:
+            if not new[1] >= value - 1e-13:
                 new, step = None, step / 2
-            elif step > 1e-7:
-                step = min(1.0, 1.5 * step)
+        if new is None:
+            break
         moves = [*moves, (new[0] - x, new[2] - gap)][-10:]
         x, value, gap = new
     return x, value, float(np.ptp(gap))

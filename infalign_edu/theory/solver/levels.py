@@ -21,6 +21,7 @@ from infalign_edu.order_statistics import Array
 from infalign_edu.procedures import Procedure
 
 COARSE = 1000  # levels that `scan` works on at first
+MOST = 4_000_000  # numbers that it looks at: levels times starts
 
 
 def cumulative(f: Array) -> Array:
@@ -91,7 +92,8 @@ class Levels:
         scores = level_masses(group, self.mass * self.scores) / mass
         steepest = self.p.pdf(np.linspace(0, 1, 2001)).max()
         widest = 1.01 * steepest * (scores[-1] - scores[0]) / self.beta + 1  # log(m_1 / f_1) stays below this
-        low = np.unique(np.concatenate([[0], np.geomspace(1e-14, widest, 1500), np.linspace(0, widest, 1500)]))
+        steps = int(np.clip(4 * widest, 1500, MOST / len(mass)))
+        low = np.unique(np.concatenate([[0], np.geomspace(1e-14, widest, 1500), np.linspace(0, widest, steps)]))
         high_side = self._shoot(low, mass, scores)[0] > 1
         high_side[0], high_side[-1] = True, False
         at = np.flatnonzero(high_side[1:] != high_side[:-1])

@@ -21,11 +21,10 @@ _TOLERANCE = 1e-11
 
 @dataclass(frozen=True)
 class Stationary:
-    """One stationary policy: log f and F at the nodes of its panels. Shape: log_f, F [panels, 16]."""
+    """One stationary policy: log f at the nodes of its panels. Shape: log_f [panels, 16]."""
 
     panels: Panels
     log_f: Array
-    F: Array
     win_rate: float
     kl: float
 
@@ -135,7 +134,7 @@ def polish(panels: Panels, log_f: Array, pair: Pair, steps: int = 40) -> Station
         panels = panels.take(~rough).join(halves)
         order = panels.order()
         panels, log_f = panels.take(order), log_f[order]
-    return Stationary(panels, log_f, F, panels.integral(won), panels.integral(f * log_f))
+    return Stationary(panels, log_f, panels.integral(won), panels.integral(f * log_f))
 
 
 def stationary_policies(pair: Pair, unique: bool = False) -> list[Stationary]:
