@@ -19,30 +19,39 @@ from infalign_edu.theory.solver.panels import NODES, WEIGHTS, Panels, resolve, r
 
 _EPS = float(np.finfo(float).eps)
 _TAIL = 700.0  # nats below the maximum where a density counts as zero
+_BENT = 1e-7  # nats that the KL may owe to what a tail is not a power law
 
 
 @dataclass(frozen=True)
 class _Tail:
-    """The power law c d^power that continues a density from distance `least` to its end."""
+    """The power law c d^power that continues a density from distance `least` to its end; bend: how far it is from one."""
 
     least: float
     power: float
     mass: float
     mean_level: float
+    bend: float = 0.0
 
     def upto(self, distance: Array) -> Array:
         return self.mass * (np.minimum(distance, self.least) / self.least) ** (1 + self.power)
 
 
 def _tail(level: Level, least: float, right: bool) -> _Tail:
-    here, there = level(np.array([least, 2 * least]), right)
+    here, there, beyond = level(np.array([least, 2 * least, 4 * least]), right)
     if here == -np.inf or here < -_TAIL:
         return _Tail(least, 0.0, 0.0, 0.0)
     power = float((there - here) / np.log(2)) if np.isfinite(there) else 0.0
+    bend = abs(float((beyond - there) / np.log(2)) - power) if np.isfinite(beyond) else 0.0
     if power <= -1 + 1e-9:
-        raise ValueError(f"exp(transform / beta) must have a finite integral, got {level.transform!r} at beta = "
-                         f"{level.beta!r}, which is too steep at u = {int(right)}")
-    return _Tail(least, power, least * float(np.exp(here)) / (1 + power), float(here) - power / (1 + power))
+        raise _unresolved(level, least, right) if bend > 0.01 else ValueError(
+            f"exp(transform / beta) must have a finite integral, got {level.transform!r} at beta = {level.beta!r}, "
+            f"which is too steep at u = {int(right)}")
+    return _Tail(least, power, least * float(np.exp(here)) / (1 + power), float(here) - power / (1 + power), bend)
+
+
+def _unresolved(level: Level, least: float, right: bool) -> ValueError:
+    return ValueError(f"exp(transform / beta) must be wider than the spacing of floats, got {level.transform!r} at beta "
+                      f"= {level.beta!r}, with mass within {least:.0e} of u = {int(right)}: a larger beta is needed")
 
 
 class Tilted:
@@ -63,6 +72,9 @@ class Tilted:
         if unscaled == 0:
             raise ValueError(f"transform / beta must have a slope below 1e290, got {transform!r} at beta = {beta}")
         self.log_normaliser = float(np.log(unscaled))
+        for right, tail in enumerate(self._tails):
+            if tail.mass / unscaled * tail.bend > _BENT:
+                raise _unresolved(level, tail.least, bool(right))
 
     def _evaluate(self, panels: Panels) -> Array:
         return self._level(panels.distance, panels.right[:, None])

@@ -88,7 +88,7 @@ class Level:
             distance = 1 - (1 - h * _POINTS) if right else h * _POINTS
             drop = values(self.transform, 1 - distance if right else distance) - end
             fitted = _FIT @ drop
-            if np.abs(_BASIS @ fitted - drop).max() <= 1e-15 * (abs(end) * 300 + np.abs(drop).max()):
+            if np.abs(_BASIS @ fitted - drop).max() <= 1e-15 * (300 * abs(end) + 4 * np.abs(drop).max()):
                 return float(h), fitted
         return None
 
