@@ -24,7 +24,7 @@ _BENT = 1e-7  # nats that the KL may owe to what a tail is not a power law
 
 @dataclass(frozen=True)
 class _Tail:
-    """The power law c d^power that continues a density from distance `least` to its end; bend: how far it is from one."""
+    """The power law c d^power that continues a density from distance `least` to its end; bend: how far from one."""
 
     least: float
     power: float
@@ -50,8 +50,8 @@ def _tail(level: Level, least: float, right: bool) -> _Tail:
 
 
 def _unresolved(level: Level, least: float, right: bool) -> ValueError:
-    return ValueError(f"exp(transform / beta) must be wider than the spacing of floats, got {level.transform!r} at beta "
-                      f"= {level.beta!r}, with mass within {least:.0e} of u = {int(right)}: a larger beta is needed")
+    return ValueError(f"exp(transform / beta) must be wider than the spacing of floats, got {level.transform!r} at "
+                      f"beta = {level.beta!r}, with mass within {least:.0e} of u = {int(right)}: a larger beta is needed")
 
 
 class Tilted:
