@@ -151,7 +151,7 @@ def test_a_policy_thinner_than_floats_is_refused_not_wrong(c, right, betas, digi
         try:
             found.append(abs(theory.tilt(lambda u: -((1 - u if right else u) ** (1 / c)), beta).kl - right_kl))  # noqa: B023
         except ValueError as error:
-            assert re.search(f"^(exp\\(transform / beta\\) must be wider than the spacing of floats, got .* at beta = {beta!r}, "
+            assert re.search(f"^(exp\\(transform / beta\\) must be wider than the spacing of floats, got .* at beta = {beta!r} "
                              f"with mass within .* of u = {int(right)}: a larger beta is needed|"
                              f"transform / beta must have a slope below 1e290, got .*)$", str(error))
     assert len(found) == digits and max(found, default=0) < 5e-7
