@@ -50,8 +50,9 @@ def _tail(level: Level, least: float, right: bool) -> _Tail:
 
 
 def _unresolved(level: Level, least: float, right: bool) -> ValueError:
-    return ValueError(f"exp(transform / beta) must be wider than the spacing of floats, got {level.transform!r} at beta "
-                      f"= {level.beta!r} with mass within {least:.0e} of u = {int(right)}: a larger beta is needed")
+    return ValueError(
+        f"exp(transform / beta) must be wider than the spacing of floats, got {level.transform!r} at "
+        f"beta = {level.beta!r} with mass within {least:.0e} of u = {int(right)}: a larger beta is needed")
 
 
 class Tilted:
