@@ -131,8 +131,8 @@ class EmpiricalCalibrator:
         array([[1.]])
         """
         rows = np.asarray(prompts)
-        if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iub" or not (rows < self.prompts).all():
-            told = f"at least one whole number below {self.prompts}, the number of prompts"
+        if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu" or not np.isin(rows, range(self.prompts)).all():
+            told = f"at least one whole number from 0 to {self.prompts - 1}"
             raise ValueError(f"prompts must be a list of {told}, got {shown(prompts)}")
         return EmpiricalCalibrator(self.reference_rewards[rows], self.metadata)
 

@@ -545,3 +545,77 @@ def test_where_no_gradient_is_finite_one_error_says_so():
     """The derivative of sqrt grows without bound where a probability underflows."""
     with pytest.raises(RuntimeError, match=r"^optimum\(beta=0.001\) could not certify its best policy; larger beta is"):
         FOUR.optimum(lambda pi: pi.sqrt() / pi.sqrt().sum(), beta=1e-3)
+
+
+# Bounds that somebody may well stand on.
+def test_a_prompt_beyond_the_table_is_refused():
+    table = calibration.EmpiricalCalibrator(ROWS)
+    assert table.take([1, 0]).reference_rewards.tolist() == [sorted(ROWS[1]), sorted(ROWS[0])]
+    for rows in ([2], [0, 2], [-1], [True, False], [0.0]):
+        with pytest.raises(ValueError, match=r"^prompts must be a list of at least one whole number from 0 to 1, got"):
+            table.take(rows)
+
+
+def test_a_share_of_nothing_is_a_share():
+    mixed = Mixture([0.0, 1.0], ["best-of-2", "worst-of-3"])
+    assert mixed.cdf([0.25, 0.5]) == pytest.approx(ia.WorstOfN(3).cdf([0.25, 0.5]))
+
+
+@pytest.mark.parametrize("make", [lambda n: ia.procedure(f"best-of-poisson-{n}"), ia.BestOfN])
+def test_a_million_draws_and_no_more(make):
+    assert make(1_000_000).cdf(1.0) == 1
+    with pytest.raises(ValueError, match="must be at most 1,000,000, got 1000001"):
+        make(1_000_001)
+
+
+def test_as_many_sequences_as_are_allowed_and_no_more():
+    most = theory.decoders.MOST
+    assert SequenceSpace(np.full(most, 1 / most), np.zeros(most)).reference.size == most
+    with pytest.raises(ValueError, match=f"{most}"):
+        SequenceSpace(np.full(most + 1, 1 / (most + 1)), np.zeros(most + 1))
+
+
+def test_soft_best_of_at_its_least_temperature_and_without_one():
+    """Rewards of 0 to 500 allow 500 / 500 = 1 exactly; equal rewards allow any temperature but 0."""
+    wide, flat = (SequenceSpace(np.full((2, 2), 0.25), reward) for reward in ([[0.0, 1.0], [2.0, 500.0]], np.ones((2, 2))))
+    pi = torch.full((2, 2), 0.25, dtype=torch.float64)
+    assert wide.soft_best_of(2, 1.0)(pi).sum().item() == pytest.approx(1)
+    assert flat.soft_best_of(2, 1e-9)(pi).numpy() == pytest.approx(pi.numpy())
+    with pytest.raises(ValueError, match=r"^temperature must be .*, got 0\.0$"):
+        flat.soft_best_of(2, 0.0)
+
+
+def test_a_reward_at_the_threshold_passes():
+    """Rejection until a reward of at least 2: of four equal sequences two pass, so one time in eight three tries fail."""
+    shown = SPACE.rejection(2.0, 3)(torch.full((2, 2), 0.25, dtype=torch.float64)).numpy()
+    assert shown == pytest.approx(np.array([[1, 1], [7, 7]]) / 16)
+
+
+def test_a_level_without_probability_is_never_shown():
+    toy = theory.FiniteProblem([0.25, 0.25, 0.5], [0.0, 1.0, 2.0])
+    for p in ("best-of-3", "worst-of-3", "2nd-best-of-3"):
+        shown = toy.decode([0.5, 0.0, 0.5], p)
+        assert shown[1] == 0 and shown.sum() == pytest.approx(1)
+    assert toy.kl([0.5, 0.0, 0.5]) == pytest.approx(0.5 * np.log(2))
+
+
+@pytest.mark.parametrize("beta", [0, 0.0, -1.0, np.nan])
+def test_every_optimum_wants_a_positive_beta(beta):
+    toy = theory.FiniteProblem([0.5, 0.5], [0.0, 1.0])
+    for call in (lambda: FOUR.optimum(FOUR.blockwise(1, 2), beta), lambda: toy.infalign("best-of-2", beta),
+                 lambda: theory.optimum("best-of-2", beta), lambda: theory.tilt(ia.Identity(), beta)):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^beta must be a positive number, got {beta}$"):
+            call()
+
+
+def test_a_thousand_panels_and_no_more():
+    assert transforms.graded_quadrature(1000)[1].sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match="^panels must be at most 1000"):
+        transforms.graded_quadrature(1001)
+    with pytest.raises(ValueError, match="^panels must be an integer of at least 1, got 0"):
+        transforms.graded_quadrature(0)
+
+
+def test_levels_of_unequal_mass_are_not_merged_while_they_are_few():
+    mass = np.array([0.9, 0.02, 0.02, 0.02, 0.02, 0.01, 0.01])
+    assert levels.Levels(ia.Standard(), 1.0, mass, np.arange(7) / 7)._merge(7).tolist() == list(range(7))
