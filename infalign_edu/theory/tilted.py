@@ -41,12 +41,12 @@ def _tail(level: Level, least: float, right: bool) -> _Tail:
     if here == -np.inf or here < -_TAIL:
         return _Tail(least, 0.0, 0.0, 0.0)
     power = float((there - here) / np.log(2)) if np.isfinite(there) else 0.0
-    bend = abs(float((beyond - there) / np.log(2)) - power) if np.isfinite(beyond) else 0.0
+    bend = power - float((beyond - there) / np.log(2)) if np.isfinite(beyond) else 0.0
     if power <= -1 + 1e-9:
-        raise _unresolved(level, least, right) if bend > 0.01 else ValueError(
+        raise _unresolved(level, least, right) if bend > 0.01 else ValueError(  # it grows flatter towards the end
             f"exp(transform / beta) must have a finite integral, got {level.transform!r} at beta = {level.beta!r}, "
             f"which is too steep at u = {int(right)}")
-    return _Tail(least, power, least * float(np.exp(here)) / (1 + power), float(here) - power / (1 + power), bend)
+    return _Tail(least, power, least * float(np.exp(here)) / (1 + power), float(here) - power / (1 + power), abs(bend))
 
 
 def _unresolved(level: Level, least: float, right: bool) -> ValueError:

@@ -91,7 +91,10 @@ def calibrators() -> list[Case]:
     return [
         wrong("a seed for a generator", lambda: C(T).randomized([[1.0]], 0), "rng", "np.random.default_rng", "got 0"),
         wrong("no generator", lambda: C(T).randomized([[1.0]], None), "rng", "got None"),
-        wrong("take beyond", lambda: two.take([5]), "prompts", "below 2", "[5]"),
+        wrong("take beyond", lambda: two.take([5]), "prompts", "from 0 to 1", "[5]"),
+        wrong("take before", lambda: two.take([-1]), "prompts", "from 0 to 1", "[-1]"),
+        wrong("take by a short mask", lambda: two.take([True]), "prompts", "[True]"),
+        wrong("take by a mask of nothing", lambda: two.take([False, False]), "prompts", "[False, False]"),
         wrong("take none", lambda: two.take([]), "prompts", "[]"),
         wrong("take half a prompt", lambda: two.take([0.5]), "prompts", "[0.5]"),
         wrong("take a number", lambda: two.take(1), "prompts", "got 1"),
