@@ -95,6 +95,7 @@ class Rule:
     lambda t: 2 * np.ones_like(t),  # rises to 2: the ranks' probabilities sum to 2
     lambda t: 1 + 3 * (2 * t - 1),  # -1 and 2: one rank has a negative chance
     lambda t: np.exp(t) / (np.e - 1),  # integrates to 1, but is no polynomial
+    lambda t: 1 + 0.3 * np.cos(5 * np.arccos(2 * t - 1)),  # nearest to it among those of two ranks is 1, a rule; it is not 1
 ])  # fmt: skip
 def test_a_pdf_that_is_no_rule_on_ranks(pdf):
     with pytest.raises(ValueError, match="is no rule on the ranks of 2 draws"):
@@ -619,3 +620,10 @@ def test_a_thousand_panels_and_no_more():
 def test_levels_of_unequal_mass_are_not_merged_while_they_are_few():
     mass = np.array([0.9, 0.02, 0.02, 0.02, 0.02, 0.01, 0.01])
     assert levels.Levels(ia.Standard(), 1.0, mass, np.arange(7) / 7)._merge(7).tolist() == list(range(7))
+
+
+def test_probabilities_are_made_to_sum_to_one():
+    toy = theory.FiniteProblem([0.5, 0.5 + 9e-10], [0.0, 1.0])
+    assert toy.reference.sum() == pytest.approx(1, abs=1e-15)
+    with pytest.raises(ValueError, match="^reference must "):
+        theory.FiniteProblem([0.5, 0.5 + 2e-9], [0.0, 1.0])
