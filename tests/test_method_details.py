@@ -537,9 +537,16 @@ def test_a_better_policy_without_a_certificate_is_told(climbs, objective, monkey
 
 def test_a_start_without_a_finite_gradient_is_no_answer():
     """Above .9 this decode has no derivative: the steepest starts lie there, the optimum does not."""
-    best = FOUR.optimum(lambda pi: pi + 0 * (0.9 - pi).relu().sqrt().sum(), beta=0.5)
-    plain = FOUR.optimum(lambda pi: pi + 0, beta=0.5)
-    assert best.residual < 1e-8 and best.policy == pytest.approx(plain.policy, abs=1e-9) and best.policy.max() < 0.9
+    seen = []
+
+    def decode(pi):
+        shown = pi * 1.0
+        if shown.requires_grad and pi.max() > 0.9:
+            seen.append(shown.register_hook(lambda gradient: gradient * np.inf))
+        return shown
+
+    best, plain = FOUR.optimum(decode, beta=0.5), FOUR.optimum(lambda pi: pi * 1.0, beta=0.5)
+    assert best.residual < 1e-8 and best.policy == pytest.approx(plain.policy, abs=1e-9) and best.policy.max() < 0.9 and seen
 
 
 def test_where_no_gradient_is_finite_one_error_says_so():
