@@ -64,10 +64,11 @@ class SequenceProblem(SequenceSpace):
         def at(logits: Array) -> tuple[Array, float, Array]:
             log_pi = log_softmax(logits)
             pi = np.exp(log_pi)
-            win, R = derivative(pi)
-            gap = prior + R / beta - log_pi
-            value = win - beta * float(pi @ (log_pi - prior))
-            return log_pi, value if np.isfinite(gap).all() else -np.inf, gap - pi @ gap
+            with np.errstate(invalid="ignore", over="ignore"):  # where the gradient is not finite
+                win, R = derivative(pi)
+                gap = prior + R / beta - log_pi
+                value = win - beta * float(pi @ (log_pi - prior))
+                return log_pi, value if np.isfinite(gap).all() else -np.inf, gap - pi @ gap
 
         found: list[Solution] = []
         uncertified = -np.inf
