@@ -6,8 +6,8 @@ the reference shows. So pi* proportional to pi_ref exp(R / beta) gives f_1, f_2,
     f_{k+1} / f_k = m_{k+1} / m_k exp((c_{k+1} - c_k) g(F_k) / beta),   F_k = f_1 + ... + f_k,   m the reference masses,
 
 and one number, log f_1, decides all of them: the stationary policies are the roots of F_L = 1. `scan` brackets them on
-a grid, `polish` makes them exact. Derived: tests/test_theory_finite.py. Two limits: roots closer than the grid's steps
-can be missed, and beyond `COARSE` levels the grid sees merged neighbours.
+a grid, `polish` makes them exact. Derived: tests/test_theory_finite.py. Two limits: roots within a quarter of a nat, or
+within the grid's step where `MOST` widens it, can be missed, and beyond `COARSE` levels it sees merged neighbours.
 """
 
 from __future__ import annotations
