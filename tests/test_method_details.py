@@ -634,3 +634,11 @@ def test_probabilities_are_made_to_sum_to_one():
     assert toy.reference.sum() == pytest.approx(1, abs=1e-15)
     with pytest.raises(ValueError, match="^reference must "):
         theory.FiniteProblem([0.5, 0.5 + 2e-9], [0.0, 1.0])
+
+
+@pytest.mark.parametrize(("shown", "beta"), [("best-of-4", 0.3), ("worst-of-8", 0.1), ("0.5*best-of-8+0.5*worst-of-8", 0.1)])
+def test_an_optimal_transform_starts_at_nothing_and_names_its_edges(shown, beta):
+    phi = theory.optimum(shown, beta).transform
+    assert phi([0.0])[0] == pytest.approx(0, abs=1e-13)
+    assert phi.knots[0] == 0 and phi.knots[-1] == 1 and (np.diff(phi.knots) > 0).all()
+    assert len(phi.knots) == len(phi.panels.near) + 1
