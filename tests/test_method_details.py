@@ -642,3 +642,8 @@ def test_an_optimal_transform_starts_at_nothing_and_names_its_edges(shown, beta)
     assert phi([0.0])[0] == pytest.approx(0, abs=1e-13)
     assert phi.knots[0] == 0 and phi.knots[-1] == 1 and (np.diff(phi.knots) > 0).all()
     assert len(phi.knots) == len(phi.panels.near) + 1
+
+
+@pytest.mark.parametrize("name", ["1e-1*standard+9E-1*best-of-2", "0.1*standard+.9*best-of-2", "1E-1*standard+9e-1*best-of-2"])
+def test_shares_are_numbers_however_they_are_written(name):
+    assert ia.procedure(name) == Mixture([0.1, 0.9], ["standard", "best-of-2"])
