@@ -647,3 +647,13 @@ def test_an_optimal_transform_starts_at_nothing_and_names_its_edges(shown, beta)
 @pytest.mark.parametrize("name", ["1e-1*standard+9E-1*best-of-2", "0.1*standard+.9*best-of-2", "1E-1*standard+9e-1*best-of-2"])
 def test_shares_are_numbers_however_they_are_written(name):
     assert ia.procedure(name) == Mixture([0.1, 0.9], ["standard", "best-of-2"])
+
+
+def test_poisson_draws_have_one_policy_at_any_beta():
+    assert theory.unique("best-of-poisson-3", 0.01) and not theory.unique("2nd-best-of-3", 0.01, "standard")
+
+
+def test_the_best_decoder_policy_lists_all_that_were_found():
+    best = FOUR.optimum(FOUR.blockwise(1, 2), 0.1)
+    assert isinstance(best.stationary, tuple) and best.stationary[0].objective == best.objective
+    assert all(a.objective >= b.objective for a, b in zip(best.stationary, best.stationary[1:], strict=False))
