@@ -119,7 +119,7 @@ def test_where_a_layer_is_too_thin_for_floats(transform, beta, thin):
 ])  # fmt: skip
 def test_levels_keep_their_digits_in_a_thin_layer(transform, beta, right, slope):
     level = Level(transform, beta, U)
-    assert level.scale(right) == pytest.approx(beta / slope, rel=1e-6)
+    assert level.scale(right) == pytest.approx(beta / slope, rel=1e-6, abs=0)
     d = np.geomspace(1e-30, 1e-9, 22)
     at_end = (level.end[right] - level.top) / beta
     assert level(d, right) - at_end == pytest.approx((-1 if right else 1) * slope * d / beta, rel=1e-6, abs=4e-16 * abs(at_end))
