@@ -77,6 +77,19 @@ LOOKED_AT = {  # reason: the survivors, one by one: (function, a piece of the li
     "a slice that ends between the same steps": [("_edges", r":-[12]:2\]", ".*")],
     "the product holds a 0 already": [("unbiased_power", r"np\.clip\(k", ".*")],
     "points that are the same in another order, or nearly": [("rank_probabilities_from_pdf", "t = 0.5 - 0.5", ".*")],
+    "a wider, finer or coarser grid than the tested problems need": [
+        ("Levels.scan", r"steepest = |widest = |steps = |low = np|np\.linspace\(0, 1, 33\)", ".*"), ("Levels.concave_from", "linspace", ".*"),
+        ("all_starts", r"most = |grid = |np\.linspace\(a, b, 18\)\[1:-1\]", r"[\d.]+ -> [\d.]+|18 ->|[+-] -> [+-]"),
+        ("_guess", r"np\.linspace\(0, 1, 9\)|clock = |marks = |rest = ", ".*"), ("_guess", "fallen = ", r"- -> \+|1 -> 2"),
+    ],
+    "a sign that is so already, a bracket that is wider by a step": [
+        ("Levels.scan", r"high_side\[0\]|low\[at \+ 1\]", r"0 -> 1|1 -> 2"),
+    ],
+    "a constant that cancels": [("Levels.polish", r"tilt\.max", ".*")],
+    "the residual seen from the other side, as large": [("Levels.polish", "residual = ", r"\+ -> -")],
+    "a number that is no place in (0, 1)": [("Panels.graded", r"np\.empty\(0\)", ".*")],
+    "the last axis of two, counted from the other end": [("roughness", "axis", r"- -> \+")],
+    "a tolerance": [("optimal_beta_for_kl", "1e-6", r"\* -> /")],
     "a step more of a loop that ends before": [("", r"for \w+ in range\(\d+\)", ".*")],
 }  # fmt: skip
 

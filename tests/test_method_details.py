@@ -657,3 +657,8 @@ def test_the_best_decoder_policy_lists_all_that_were_found():
     best = FOUR.optimum(FOUR.blockwise(1, 2), 0.1)
     assert isinstance(best.stationary, tuple) and best.stationary[0].objective == best.objective
     assert all(a.objective >= b.objective for a, b in zip(best.stationary, best.stationary[1:], strict=False))
+
+
+def test_a_share_has_one_star():
+    with pytest.raises(ValueError, match=r"^procedure must be .*, got '0\.5\*best-of-2'"):
+        ia.procedure("0.5*0.5*best-of-2+0.5*standard")

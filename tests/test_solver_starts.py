@@ -94,6 +94,8 @@ def test_where_a_miss_changes_its_sign_or_dips():
     assert [i.tolist() for i in shooting._intervals(shots, 0.01, dips=False)] == [[2, 3]]
     assert shooting._intervals(shots, 0.2, dips=False) == []  # one side is close enough
     assert len(shooting._intervals(shots, 0.199, dips=False)) == 1
+    crossing = Shots(np.arange(3.0), np.array([0.3, 0.05, -0.2]), np.zeros((1, 3, 3)))  # the smallest stands before a change
+    assert [i.tolist() for i in shooting._intervals(crossing, 0.01, dips=True)] == [[1, 2]]
     many = Shots(np.arange(41.0), np.tile([0.3, 0.05], 21)[:41], np.zeros((1, 3, 41)))
     assert [i.tolist() for i in shooting._intervals(many, 0.01, dips=True)] == [[2 * i, 2 * i + 2] for i in range(12)]
 
