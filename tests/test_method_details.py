@@ -659,6 +659,7 @@ def test_the_best_decoder_policy_lists_all_that_were_found():
     assert all(a.objective >= b.objective for a, b in zip(best.stationary, best.stationary[1:], strict=False))
 
 
-def test_a_share_has_one_star():
-    with pytest.raises(ValueError, match=r"^procedure must be .*, got '0\.5\*best-of-2'"):
+def test_a_share_of_a_share_is_a_mixture_of_its_own():
+    with pytest.raises(ValueError, match=r"^weights must be non-negative and sum to 1, got \[0\.5\]$"):
         ia.procedure("0.5*0.5*best-of-2+0.5*standard")
+    assert ia.procedure("0.5*1*best-of-2+0.5*standard").cdf(0.5) == 0.375
