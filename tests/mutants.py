@@ -30,7 +30,7 @@ KINDS = {  # reason: what the changed line looks like, and the whole change, "ol
     "another number for a mesh, a tolerance or a cap: the answer agrees to its tested digits":
         (r"graded\(|roughness|width|1e-?\d|_EPS|_TOLERANCE|arange|linspace|geomspace|range\(|xtol|tolerance|panels|block = max|pdf\(np|clip\(0\.9|round\(12|maximum\(3",
          rf"{NUMBER} -> {NUMBER}|x?r?tol = .* -> ,?|rcond = .* -> ,?|tolerance ->|tolerance = .* ->|rtol = .* ->"),
-    "a bound that rounding alone can reach": (r"clip\(|np\.minimum|np\.maximum|max\(|initial=", r"(0|1|2|0\.0|1\.0) -> (None|1|2|2\.0|)|, None ->|1 ->|p\.near\.size - 1 -> None|p\.(near|far) \[ i \] -> None"),
+    "a bound that rounding alone can reach": (r"clip\(|np\.minimum|np\.maximum|max\(|initial=", r"(0|1|2|0\.0|1\.0) -> ?(None|1|2|2\.0|)|, None ->|1 ->|p\.near\.size - 1 -> None|p\.(near|far) \[ i \] -> None"),
     "the side or the order that is the default, or any of them": (r"searchsorted\(|argsort\(", r".*(left|right|stable|kind|side).*"),
     "the same axis, counted from the other end": (r"flatten\(-2\)|, -2\)$", r"- -> \+"),
     "the names of einsum's axes": (r"einsum\(", r".* -> [A-Z]+"),
@@ -89,7 +89,17 @@ LOOKED_AT = {  # reason: the survivors, one by one: (function, a piece of the li
     "the residual seen from the other side, as large": [("Levels.polish", "residual = ", r"\+ -> -")],
     "a number that is no place in (0, 1)": [("Panels.graded", r"np\.empty\(0\)", ".*")],
     "the last axis of two, counted from the other end": [("roughness", "axis", r"- -> \+")],
-    "a tolerance": [("optimal_beta_for_kl", "1e-6", r"\* -> /")],
+    "of a tail without mass, or with e^-700 of it": [("_tail", r"_Tail\(least, 0|here == -np\.inf", ".*")],
+    "what is not used any more": [("shoot", r"np\.where\(over, h", "over -> None")],
+    "nothing but the sign of a 0": [("shoot", "-1e-300", r"- -> \+")],
+    "a slice with the same two places": [("_intervals", "i : i \\+ 3 : 2", "3 -> 4")],
+    "a finer round finds the others again": [("stationary_policies", r"found \+= ", ".*"), ("stationary_policies", "lanes", "lanes ->")],
+    "a guess that is polished": [
+        ("_guess", r"edge = edge|upper = edge", ".*"), ("polish", r"both\[", "0 -> 1"), ("_newton", "moves = ", ".*"),
+        ("_newton", "<= 100", "100 -> 101"), ("shoot", r"clip\(0\.9", r"0\.2 -> None|5\.0 -> None"),
+    ],
+    "a bound of proof on fewer points": [("unique", "8193", ".*")],
+    "a tolerance": [("resolve", "40_000", ".*"), ("Tilted.resolved", "40_000|64", ".*"),("optimal_beta_for_kl", "1e-6", r"\* -> /")],
     "a step more of a loop that ends before": [("", r"for \w+ in range\(\d+\)", ".*")],
 }  # fmt: skip
 

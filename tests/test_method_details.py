@@ -663,3 +663,9 @@ def test_a_share_of_a_share_is_a_mixture_of_its_own():
     with pytest.raises(ValueError, match=r"^weights must be non-negative and sum to 1, got \[0\.5\]$"):
         ia.procedure("0.5*0.5*best-of-2+0.5*standard")
     assert ia.procedure("0.5*1*best-of-2+0.5*standard").cdf(0.5) == 0.375
+
+
+@pytest.mark.parametrize("shown", ["best-of-4", "worst-of-4", "standard"])
+def test_a_poisson_reference_is_on_no_curve(shown):
+    best = theory.optimum(shown, 0.3, "best-of-poisson-2")
+    assert best.residual < 1e-9 and abs(best.balance_gap) < 1e-9

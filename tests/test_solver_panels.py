@@ -178,3 +178,18 @@ def test_a_density_without_an_integral_is_too_steep(power):
         theory.tilt(lambda u: -power * np.log(1 - u), 1.0)
     with pytest.raises(ValueError, match=r"^exp\(transform / beta\) must have a finite integral, got .* too steep at u = 0$"):
         theory.tilt(lambda u: -power * np.log(u), 1.0)
+
+
+def test_all_mass_in_the_last_place_of_floats_is_refused():
+    """A share of 1e-13 next to 1, and nothing elsewhere: as wide as a panel's end, so its size is not known."""
+    with pytest.raises(ValueError, match=r"^exp\(transform / beta\) must be wider than the spacing of floats, got"):
+        theory.tilt(lambda u: np.where(u > 1 - 1e-13, 0.0, -np.inf), 1.0)
+    spread = theory.tilt(lambda u: np.where(u > 1 - 1e-13, 0.1, np.where(u > 0.5, 0.0, -np.inf)), 1.0)
+    assert spread.kl == pytest.approx(np.log(2), abs=1e-9)
+
+
+@pytest.mark.parametrize(("shown", "mean"), [("512th-best-of-1024", 513 / 1025), ("700th-best-of-1000", 301 / 1001),
+                                             ("best-of-1024", 1024 / 1025), ("worst-of-1024", 1 / 1025)])
+def test_a_procedure_that_looks_at_a_thin_middle_is_resolved(shown, mean):
+    """Against one response, W of the reference is the mean of the shown rank: (n - k + 1) / (n + 1)."""
+    assert theory.tilt(ia.Identity(), 1e12).win_rate(shown, "standard") == pytest.approx(mean, abs=1e-11)

@@ -41,7 +41,7 @@ def _tail(level: Level, least: float, right: bool) -> _Tail:
     if here == -np.inf or here < -_TAIL:
         return _Tail(least, 0.0, 0.0, 0.0)
     power = float((there - here) / np.log(2)) if np.isfinite(there) else 0.0
-    bend = power - float((beyond - there) / np.log(2)) if np.isfinite(beyond) else 0.0
+    bend = power - float((beyond - there) / np.log(2)) if np.isfinite(there) and np.isfinite(beyond) else 1.0
     if power <= -1 + 1e-9:
         raise _unresolved(level, least, right) if bend > 0.01 else ValueError(  # it grows flatter towards the end
             f"exp(transform / beta) must have a finite integral, got {level.transform!r} at beta = {level.beta!r}, "
