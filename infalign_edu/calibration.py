@@ -133,7 +133,7 @@ class EmpiricalCalibrator:
         rows = np.asarray(prompts)
         if rows.dtype == bool and rows.shape == (self.prompts,):  # a mask
             rows = np.flatnonzero(rows)
-        known = rows.dtype.kind in "iu" and np.isin(rows, range(self.prompts)).all()
+        known = rows.dtype.kind in "iu" and ((rows >= 0) & (rows < self.prompts)).all()
         if rows.ndim != 1 or not rows.size or not known:
             told = f"at least one whole number from 0 to {self.prompts - 1}"
             raise ValueError(f"prompts must be a list of {told}, got {shown(prompts)}")

@@ -99,8 +99,11 @@ LOOKED_AT = {  # reason: the survivors, one by one: (function, a piece of the li
         ("_newton", "<= 100", "100 -> 101"), ("shoot", r"clip\(0\.9", r"0\.2 -> None|5\.0 -> None"),
     ],
     "a bound of proof on fewer points": [("unique", "8193", ".*")],
-    "a tolerance": [("resolve", "40_000", ".*"), ("Tilted.resolved", "40_000|64", ".*"),("optimal_beta_for_kl", "1e-6", r"\* -> /")],
-    "a step more of a loop that ends before": [("", r"for \w+ in range\(\d+\)", ".*")],
+    "a tolerance or a cap": [
+        ("resolve", "40_000", rf"{NUMBER} -> {NUMBER}"), ("Tilted.resolved", "40_000|64", rf"{NUMBER} -> {NUMBER}|[<>]=? -> [<>]=?|or -> and|\+ -> -|\* -> /"),
+        ("optimal_beta_for_kl", "1e-6", r"\* -> /"),
+    ],
+    "a step more of a loop that ends before": [("", r"for \w+ in range\(\d+\)", rf"{NUMBER} -> {NUMBER}")],
 }  # fmt: skip
 
 

@@ -48,8 +48,8 @@ class OptimalTransform:
         distance = np.clip(np.where(p.right[i], 1 - flat, flat), p.near[i], p.far[i])
         x = 2 * (distance - p.near[i]) / p.width[i] - 1
         basis = legendre.legvander(np.where(p.right[i], -x, x), NODES.size - 1)
-        rising = np.einsum("ij,ij->i", basis, self._series[i])
-        return np.asarray(np.maximum(rising, 0.0).reshape(u.shape)) + 0.0  # rounding alone goes below
+        rising = np.maximum(np.einsum("ij,ij->i", basis, self._series[i]), 0.0) + 0.0  # never below 0, nor -0
+        return np.asarray(rising.reshape(u.shape))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from infalign_edu.theory.solver.panels import NODES, WEIGHTS, Panels, resolve, r
 
 _EPS = float(np.finfo(float).eps)
 _TAIL = 700.0  # nats below the maximum where a density counts as zero
-_BENT = 1e-7  # nats that the KL may owe to what a tail is not a power law
+_BENT = 1e-7  # nats, about, that the KL may owe to a tail that is no power law
 
 
 @dataclass(frozen=True)
