@@ -59,7 +59,7 @@ class PromptMean:
         if not 0 < real("level", level, "a number strictly between 0 and 1", np.isfinite) < 1:
             raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
         freedom = len(self.per_prompt) - 1
-        half = float(scipy.special.stdtrit(freedom, 0.5 + level / 2)) * self.stderr if freedom else float("nan")
+        half = float(scipy.special.stdtrit(freedom, 0.5 + level / 2)) * self.stderr  # of one prompt: not a number
         return self.mean - half, self.mean + half
 
     def __sub__(self, other: PromptMean) -> PromptMean:

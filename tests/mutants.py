@@ -115,12 +115,15 @@ def bodies(source: str) -> dict[str, list[str]]:
 
 
 def change(before: list[str], after: list[str]) -> tuple[str, str]:
-    """The lines by which two versions of a function differ, the name in the first line aside.
+    """The lines by which two versions of a function differ, its name aside.
 
     >>> change(["def f__1():", "    return 1"], ["def f__2():", "    return 2"])
     ('return 1', 'return 2')
+    >>> change(["def f__1(a=1):", "    return a"], ["def f__2(a=2):", "    return a"])
+    ('def (a=1):', 'def (a=2):')
     """
-    found = list(difflib.unified_diff(before[1:], after[1:], lineterm="", n=0))[2:]
+    before, after = ([re.sub(r"def \w+", "def ", side[0]), *side[1:]] if side else [] for side in (before, after))
+    found = list(difflib.unified_diff(before, after, lineterm="", n=0))[2:]
     sides = [" ".join(line[1:].strip() for line in found if line.startswith(sign)) for sign in "-+"]
     return sides[0], sides[1]
 
@@ -133,8 +136,6 @@ def reason(before: str, after: str, function: str = "") -> str:
     >>> reason("if a > b:", "if a >= b:"), reason("if a > b:", "if a < b:")
     ('equality at a bound on which nobody stands', 'open')
     """
-    if not after and not before:
-        return "a default that every caller in the tests gives"
     old, new = (re.findall(r"[\w.]+|[<>=!]=?|\S", side) for side in (before, after))
     parts = [step for step in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes() if step[0] != "equal"]
     changed = " ".join(" ".join(old[a:b]) + " -> " + " ".join(new[c:d]) for _, a, b, c, d in parts).strip()

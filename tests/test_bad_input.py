@@ -113,7 +113,9 @@ def place(tmp_path, monkeypatch) -> Path:
 def told(arguments: list[str], capsys) -> tuple[int, list[str]]:
     """Exit code and the lines on stderr that are no progress bar."""
     try:
-        code = cli.main(arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # NumPy's would stand above the one line
+            code = cli.main(arguments)
     except SystemExit as end:  # argparse's own
         code = end.code
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()

@@ -47,7 +47,7 @@ def test_cache_and_states_are_counted_right():
     shape = Shape(c.num_hidden_layers, c.hidden_size, 16, c.intermediate_size, c.vocab_size, tied=True)
     assert policy.parameters == shape.parameters
     cache = policy.cache()
-    policy.model(torch.zeros(3, 7, dtype=torch.long), past_key_values=cache, use_cache=True)
+    policy.forward(torch.zeros(3, 7, dtype=torch.long), torch.ones(3, 7, dtype=torch.bool), cache, 1)
     held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     assert held == 3 * 7 * shape.cache_bytes
     master = [torch.nn.Parameter(p.detach().float()) for p in policy.model.parameters()]

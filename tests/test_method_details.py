@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from own_procedure import Careless
+from scipy import special
 
 import infalign_edu as ia
 from infalign_edu import calibration, order_statistics, procedures, theory, transforms
 from infalign_edu.mixtures import Mixture
-from infalign_edu.theory import finite_samples, lesson
+from infalign_edu.theory import finite_samples, lesson, sequences
 from infalign_edu.theory.decoders import SequenceSpace
 from infalign_edu.theory.sequences import SequenceProblem
 from infalign_edu.theory.solver import levels
@@ -223,6 +224,41 @@ def test_a_tail_that_holds_more_than_half_of_all_mass(u):
     policy = theory.tilt(lambda u: -np.log(u), 1 / 0.99)  # F = u^0.01: two thirds below 2^-60
     assert float(policy.cdf(u)) == pytest.approx(u**0.01, rel=1e-9)
     assert float(policy.survival(u)) == pytest.approx(1 - u**0.01, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("b", [0.005, 0.02, 0.1, 0.5])
+def test_win_rates_count_what_lies_below_the_first_panel(b):
+    """F = u^b: W of best-of-N is int u^N dF^N = b / (1 + b); 1 - W of worst-of-N is - int (1 - u)^N d(1 - u^b)^N."""
+    policy = theory.tilt(lambda u: -np.log(u), 1 / (1 - b))
+    for N in (2, 4, 30):
+        assert policy.win_rate(ia.BestOfN(N)) == pytest.approx(b / (1 + b), rel=1e-10)
+    for N in (2, 4):
+        k = np.arange(1, N + 1)
+        lost = ((-1.0) ** (k - 1) * special.comb(N, k) * b * k * special.beta(b * k, N + 1)).sum()
+        assert policy.win_rate(ia.WorstOfN(N)) == pytest.approx(1 - lost, abs=1e-12)
+
+
+def test_a_sliver_of_mass_with_none_beside_it():
+    sliver = theory.tilt(lambda u: np.where((u < 1.5 * 2.0**-60) | (u > 0.5), 0.0, -np.inf), 1.0)  # f = 2 in both
+    assert sliver.kl == pytest.approx(np.log(2), abs=1e-14)
+    assert sliver.cdf([2.0**-62, 2.0**-61, 2.0**-60]) == pytest.approx([2.0**-61, 2.0**-60, 2.0**-59], rel=1e-12, abs=0)
+
+
+def test_a_climb_learns_from_its_last_moves():
+    """A quadratic of eight scales from .01 to 1: plain steps of a half would take thousands."""
+    pace, goal, seen = np.geomspace(0.01, 1, 8), np.linspace(-1, 1, 8), []
+
+    def at(x):
+        gap = pace * (goal - x)
+        seen.append(x)
+        return x, -0.5 * float(gap @ (goal - x)), gap
+
+    x, value, gap = sequences._climb(at, np.zeros(8))
+    assert x == pytest.approx(goal, abs=1e-11) and abs(value) < 1e-20 and gap < 1e-11 and len(seen) < 15
+
+
+def test_the_number_of_steps_that_a_fixed_point_takes_by_itself():
+    assert len(lesson.fixed_point("standard", 0.5).kl) == 41 and len(lesson.naive_fixed_point("standard", 0.5).kl) == 40
 
 
 def test_a_parameter_is_kept_as_a_plain_number():

@@ -1,5 +1,6 @@
 """The policy draws from the model's own distribution, whatever the padding, the batch or the order of finishing."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_llama import tiny_llama
 from tiny_policy import EOS, enumerate_responses, tiny
 
-from infalign_edu.lm.policy import Policy, token_kl
+from infalign_edu.lm.policy import Policy, cache_name, token_kl
 from infalign_edu.lm.rollouts import batches, draw
 from infalign_edu.rl.algorithms.rloo import log_distributions
 
@@ -279,3 +281,23 @@ def test_a_micro_batch_stops_at_its_own_longest_response():
     assert ((found - whole[rows, :longest]).abs().amax(-1) * rollouts.mask[rows, :longest]).max() < 1e-5
     cut = rollouts.first(longest)
     assert cut.tokens.shape == cut.mask.shape == cut.logprobs.shape == (24, longest) and cut.responses == rollouts.responses
+
+
+def test_a_cache_goes_by_the_name_that_the_architecture_gives_it():
+    """transformers 5.24 renamed the argument; a release knows one of the two, and a wrong name would be swallowed."""
+
+    class Renamed:
+        def forward(self, input_ids, cache=None, **more): ...
+
+    class Before:
+        def forward(self, input_ids, past_key_values=None, **more): ...
+
+    assert (cache_name(Renamed.forward), cache_name(Before.forward)) == ("cache", "past_key_values")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy, ids, seen = tiny_llama(), torch.tensor([[5, 6, 7]]), torch.ones(1, 4, dtype=torch.bool)
+        cache = policy.cache()
+        policy.forward(ids, seen[:, :3], cache, 1)
+        assert cache.get_seq_length() == 3  # it was handed on
+        policy.forward(ids[:, :1], seen, cache, None)
+        assert cache.get_seq_length() == 4

@@ -38,7 +38,7 @@ def integrated(problem: Pair, start: float) -> float:
 def test_shots_end_where_a_library_says(case):
     problem = pair(*case)
     most = np.log1p(problem.g_ref.max() / problem.beta)
-    shots = shoot(problem, np.append(1e-6, np.linspace(0, most, 8)[1:]))
+    shots = shoot(problem, np.append(1e-6, np.linspace(0, most, 8)[1:]), 1e-4)
     right = np.array([integrated(problem, start) for start in shots.start])
     assert (np.sign(shots.miss) == np.sign(right)).all()
     assert shots.miss[right > 0] == pytest.approx(right[right > 0], abs=5e-4)
@@ -51,7 +51,7 @@ def test_shots_end_where_a_library_says(case):
 @pytest.mark.parametrize(("case", "number"), list(zip(PAIRS, NUMBERS, strict=True)))
 def test_a_guess_is_the_policy_that_it_leads_to(case, number):
     problem = pair(*case)
-    shots = all_starts(problem, 1e-6, 1e-6)
+    shots = all_starts(problem, 1e-6, 1e-6, 96)
     assert shots.start.size == number and (np.diff(shots.start) > 0).all() and np.abs(shots.miss).max() < 1e-6
     for i in range(number):
         panels, guess = stationary._guess(shots.path[..., i], problem)
@@ -112,7 +112,7 @@ def test_starts_close_in_on_every_root(close, monkeypatch):
 
     monkeypatch.setattr(shooting, "shoot", made_up)
     problem = pair("worst-of-4", "best-of-4", 1.0)  # starts reach log(1 + 4 / beta) = 1.61
-    found = all_starts(problem, 1e-3, close)
+    found = all_starts(problem, 1e-3, close, 96)
     assert found.start == pytest.approx(roots, abs=max(7 * close, 1e-4)) and np.abs(found.miss).max() < close
     assert (found.path[0] == [found.start, found.miss, found.miss]).all() and set(told) == {1e-3}
     assert len(told) <= 9
@@ -140,7 +140,7 @@ def test_joined_shots_stay_where_they_ended():
 def test_polished_policies_carry_their_own_numbers_the_best_first(case, number):
     """The win rate and the KL by which policies are told apart and sorted are those that are integrated anew."""
     ours, theirs, beta = case
-    policies = stationary.stationary_policies(pair(*case))
+    policies = stationary.stationary_policies(pair(*case), unique=False)
     certified = theory.optimum(ours, beta, theirs).stationary
     assert len(policies) == len(certified) == number
     for rough, exact in zip(policies, certified, strict=True):
@@ -169,16 +169,25 @@ def game(shown: str, beta: float, mass: list[float], against: str = "standard") 
     return Levels(ia.procedure(shown), beta, m, np.asarray(ia.procedure(against).cdf(np.cumsum(m) - m / 2)))
 
 
+def equals(shown: str, beta: float, S: int) -> Levels:
+    """S responses, as likely as each other and all of another reward, against the same procedure."""
+    toy = theory.FiniteProblem(np.full(S, 1 / S), np.arange(S))
+    return Levels(ia.procedure(shown), beta, toy._mass, toy._scores(ia.procedure(shown)))
+
+
 GAMES = [game("worst-of-3", 0.014, [1, 2, 3, 2, 2], "best-of-3"), game("worst-of-16", 0.0104, [1] * 40, "best-of-8"),
          game("standard", 0.01, [1, 1, 1998]), game("best-of-4", 0.1, [2, 3, 5]), game("worst-of-8", 0.2, [5, 1]),
          game("worst-of-12", 0.016, [1] * 12, "best-of-12"), game("worst-of-30", 0.004, [3, 1, 2] * 20, "best-of-20"),
-         game("standard", 1e3, [1, 1])]  # fmt: skip
+         game("standard", 1e3, [1, 1]),
+         # roots that are a hundredth of a nat apart: the middle rank is shown often, so R rises and falls steeply
+         equals("23rd-best-of-31", 0.009, 4), equals("22nd-best-of-24", 0.00096, 5), equals("26th-best-of-31", 0.0089, 3),
+         equals("21st-best-of-25", 0.00053, 4)]  # fmt: skip
 
 
 def roots(levels: Levels) -> int:
     """How often F_L - 1 changes its sign over log f_1, one level after the other, by the formula in `levels`."""
     most = 2 * float(levels.p.pdf(np.linspace(0, 1, 999)).max() / levels.beta) + 50
-    lows = np.unique(np.concatenate([np.geomspace(1e-12, most, 20_001), np.linspace(0, most, 60_001)[1:]]))
+    lows = np.unique(np.concatenate([np.geomspace(1e-12, most, 20_001), np.linspace(0, most, 200_001)[1:]]))
     tilt, F = -lows, levels.mass[0] * np.exp(-lows)
     for k in range(1, len(levels.mass)):
         rise = (levels.scores[k] - levels.scores[k - 1]) * levels.p.pdf(np.minimum(F, 1.0)) / levels.beta
@@ -199,7 +208,38 @@ def test_a_scan_closes_in_on_every_root(levels):
 
 
 def test_some_of_these_games_have_several_policies():
-    assert sorted(roots(levels) for levels in GAMES) == [1, 1, 1, 1, 3, 3, 5, 7]
+    assert sorted(roots(levels) for levels in GAMES) == [1, 1, 1, 1, *[3] * 6, 5, 7]
+
+
+@pytest.mark.parametrize("levels", GAMES)
+def test_nothing_happens_between_two_starts(levels):
+    low, path = levels._starts(levels.mass, levels.scores)
+    assert low[0] == 0 and (np.diff(low) > 0).all()
+    assert (path == levels._shoot(low, levels.mass, levels.scores)[0]).all()
+    steepest = (levels.scores[-1] - levels.scores[0]) * levels.p.pdf(np.linspace(0, 1, 5001)).max() / levels.beta
+    assert steepest < low[-1] < 1.02 * steepest + 2 and path[-1, -1] < 0  # nothing of 1 is reached from the last
+    if levels.unique:
+        assert low.size < 600
+        return
+    moved = np.abs(np.diff(np.minimum(path, 0), axis=1)).max(axis=0)
+    assert moved.max() <= 0.5 and low.size < 20_000
+    crossing = path[-1, 1:] * path[-1, :-1] < 0
+    assert (moved[crossing] <= 1e-3).all() and (moved > 1e-3).any()
+    assert (np.minimum(abs(path[-1, 1:]), abs(path[-1, :-1])) >= 4 * moved)[moved > 1e-3].all()
+
+
+def test_the_best_policy_is_found_between_two_steep_slopes():
+    """Of three policies the best is the one that a grid of a quarter of a nat does not see."""
+    found = theory.FiniteProblem(np.full(4, 0.25), np.arange(4)).infalign("23rd-best-of-31", 0.009)
+    assert [s.objective for s in found.stationary] == pytest.approx([0.99345120, 0.99334971, 0.99320949], abs=1e-8)
+
+
+def test_starts_stop_where_they_are_too_many(monkeypatch):
+    steep = game("worst-of-30", 0.0004, [3, 1, 2] * 4, "best-of-20")
+    monkeypatch.setattr("infalign_edu.theory.solver.levels.MOST", 0)
+    assert 1500 < steep._starts(steep.mass, steep.scores)[0].size <= 3000
+    monkeypatch.setattr("infalign_edu.theory.solver.levels.MOST", 12 * 7000)
+    assert 3000 < steep._starts(steep.mass, steep.scores)[0].size <= 7000
 
 
 @pytest.mark.parametrize("coarse", [10, 100])

@@ -8,6 +8,9 @@ A prompt is run once and its key-value cache is shared by all its samples, in sa
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,12 @@ from infalign_edu.lm.datasets import turns
 from infalign_edu.lm.files import no_progress_bars, whole_folder
 from infalign_edu.lm.micro_batch import rows_to_sample, rows_to_train
 from infalign_edu.lm.rollouts import Rollouts, batches, generate, pad, trim, uniform_block
+
+
+@lru_cache
+def cache_name(forward: Callable[..., Any]) -> str:
+    """What a model's forward calls its key-value cache: `cache` from transformers 5.24 on, `past_key_values` before."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 class Policy:
@@ -129,10 +138,12 @@ class Policy:
         if isinstance(cache, bare.Cache):
             return cache.states(tokens, seen) if keep is None else cache.logits(tokens, seen, keep).float()
         positions = (seen.cumsum(-1) - 1).clamp_(min=0)[:, -tokens.shape[1] :]
-        inputs = {"input_ids": tokens, "attention_mask": seen, "position_ids": positions, "past_key_values": cache}
+        model = self.model.base_model if keep is None else self.model
+        inputs = {"input_ids": tokens, "attention_mask": seen, "position_ids": positions}
+        inputs[cache_name(type(model).forward)] = cache
         if keep is None:
-            return self.model.base_model(**inputs, use_cache=True).last_hidden_state
-        return self.model(**inputs, use_cache=True, logits_to_keep=keep).logits[:, -keep:].float()
+            return model(**inputs, use_cache=True).last_hidden_state
+        return model(**inputs, use_cache=True, logits_to_keep=keep).logits[:, -keep:].float()
 
     @torch.no_grad()
     def sample(

@@ -179,7 +179,7 @@ class FiniteProblem:
         p, beta = procedure(p), _positive(beta)
         scores, on = self._scores(p if reference_procedure is None else reference_procedure), self._mass > 0
         game = Levels(p, beta, self._mass[on], scores[on])
-        certified = "global" if beta >= 1.001 * game.concave_from() - 1e-9 else "stationary"
+        certified = "global" if game.unique else "stationary"
         found: list[Solution] = []
         for tilt, residual in game.stationary():
             if not residual <= TOLERANCE:

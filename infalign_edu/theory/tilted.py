@@ -136,11 +136,9 @@ class Tilted:
         """F(u), or 1 - F(u) where `upper`, summed from the small side so that either tail keeps its digits."""
         p, shape = self._panels, np.shape(u)
         u = np.ravel(u)
-        right = u > 0.5
-        distance = np.where(right, 1 - u, u)
         i = np.clip(np.searchsorted(p.start, u, side="right") - 1, 0, p.near.size - 1)
         edge = np.where(p.right[i] != upper, p.far[i], p.near[i])  # where the sum over whole panels stops
-        distance = np.clip(np.where(right == p.right[i], distance, 1 - distance), p.near[i], p.far[i])
+        distance = np.clip(np.where(p.right[i], 1 - u, u), p.near[i], p.far[i])
         nodes = edge[:, None] + (distance - edge)[:, None] * 0.5 * (NODES + 1)
         partial = 0.5 * np.abs(distance - edge) * (np.exp(self._level(nodes, p.right[i][:, None])) @ WEIGHTS)
         mass = 0.5 * p.width * (np.exp(self._levels) @ WEIGHTS)

@@ -105,7 +105,8 @@ class Noisy:
         real("sd", self.sd, "a finite number >= 0", lambda sd: sd >= 0)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Array:
-        return score(self.reward, prompts, responses) + self.sd * noise(self.seed, prompts, responses)
+        with np.errstate(over="ignore"):  # a reward that is not finite is named where rewards are checked
+            return score(self.reward, prompts, responses) + self.sd * noise(self.seed, prompts, responses)
 
 
 def noise(seed: int, prompts: Sequence[str], responses: Sequence[str]) -> Array:

@@ -5,12 +5,14 @@ the reference shows. So pi* proportional to pi_ref exp(R / beta) gives f_1, f_2,
 
     f_{k+1} / f_k = m_{k+1} / m_k exp((c_{k+1} - c_k) g(F_k) / beta),   F_k = f_1 + ... + f_k,   m the reference masses,
 
-and one number, log f_1, decides all of them: the stationary policies are the roots of F_L = 1. `scan` brackets them on
-a grid, `polish` makes them exact. Derived: tests/test_theory_finite.py. Two limits: roots within a quarter of a nat, or
-within the grid's step where `MOST` widens it, can be missed, and beyond `COARSE` levels it sees merged neighbours.
+and one number, log f_1, decides all of them: the stationary policies are the roots of F_L = 1. `scan` brackets them by
+starts that it halves where F moves fast; `polish` makes them exact. Derived: tests/test_theory_finite.py. Limits:
+where `MOST` ends the halving two roots may hide between starts, and beyond `COARSE` levels it sees merged neighbours.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ from infalign_edu.order_statistics import Array
 from infalign_edu.procedures import Procedure
 
 COARSE = 1000  # levels that `scan` works on at first
-MOST = 4_000_000  # numbers that it looks at: levels times starts
+MOST = 4_000_000  # numbers that it looks at, at most: levels times starts; 3,000 starts always
 
 
 def cumulative(f: Array) -> Array:
@@ -69,6 +71,11 @@ class Levels:
         fall, middle = np.clip(-np.diff(self.p.pdf(t)) / np.diff(t), 0, None), (t[1:] + t[:-1]) / 2
         return float((middle * (1 - middle) * fall).max() * (self.scores[-1] - self.scores[0]))
 
+    @cached_property
+    def unique(self) -> bool:
+        """Whether it is proved that there is one stationary policy."""
+        return bool(self.beta >= 1.001 * self.concave_from() - 1e-9)
+
     def stationary(self) -> list[tuple[Array, float]]:
         """The distinct stationary policies and their residuals in nats. Shape: each [L], float.
 
@@ -90,23 +97,41 @@ class Levels:
         group = self._merge(coarse)
         mass = level_masses(group, self.mass)
         scores = level_masses(group, self.mass * self.scores) / mass
-        steepest = self.p.pdf(np.linspace(0, 1, 2001)).max()
-        widest = 1.01 * steepest * (scores[-1] - scores[0]) / self.beta + 1  # log(m_1 / f_1) stays below this
-        steps = int(np.clip(4 * widest, 1500, MOST / len(mass)))
-        low = np.unique(np.concatenate([[0], np.geomspace(1e-14, widest, 1500), np.linspace(0, widest, steps)]))
-        high_side = self._shoot(low, mass, scores)[0] > 1
+        low, path = self._starts(mass, scores)
+        high_side = path[-1] > 0
         high_side[0], high_side[-1] = True, False
         at = np.flatnonzero(high_side[1:] != high_side[:-1])
         left, right = low[at], low[at + 1]
         for _ in range(8):
             inside = left[:, None] + (right - left)[:, None] * np.linspace(0, 1, 33)  # [roots, 33]
-            totals = self._shoot(inside.ravel(), mass, scores)[0].reshape(inside.shape)
-            same = (totals > 1) == high_side[at, None]
+            ends = self._shoot(inside.ravel(), mass, scores)[0][-1].reshape(inside.shape)
+            same = (ends > 0) == high_side[at, None]
             same[:, 0], same[:, -1] = True, False
             first, rows = np.argmin(same, axis=1), np.arange(len(at))
             left, right = inside[rows, first - 1], inside[rows, first]
         tilts = self._shoot((left + right) / 2, mass, scores)[1]
         return [np.interp(self.scores, scores, tilt) for tilt in tilts.T]
+
+    def _starts(self, mass: Array, scores: Array) -> tuple[Array, Array]:
+        """Values of log(m_1 / f_1), and log F_k from each. Shape: [starts], [L, starts].
+
+        So close that from one to the next no F_k < 1 moves by more than half a nat, nor by more than a thousandth where
+        F_L = 1 may lie between; as they come where there is one root.
+        """
+        steepest = self.p.pdf(np.linspace(0, 1, 2001)).max()
+        widest = 1.01 * steepest * (scores[-1] - scores[0]) / self.beta + 1  # log(m_1 / f_1) stays below this
+        low = np.unique(np.concatenate([[0], np.geomspace(1e-14, widest, 300), np.linspace(0, widest, 300)]))
+        path = self._shoot(low, mass, scores)[0]
+        while True:
+            moved = np.abs(np.diff(np.minimum(path, 0), axis=1)).max(axis=0)
+            away = np.minimum(*np.abs([path[-1, 1:], path[-1, :-1]]))
+            far = (moved > 0.5) | (moved > 1e-3) & (away < 4 * moved)
+            at = np.flatnonzero(far & (np.diff(low) > 1e-13 * (1 + low[1:])))
+            if self.unique or at.size == 0 or low.size + at.size > max(3000, MOST / len(mass)):
+                return low, path
+            between = (low[at] + low[at + 1]) / 2
+            low = np.insert(low, at + 1, between)
+            path = np.insert(path, at + 1, self._shoot(between, mass, scores)[0], axis=1)
 
     def _merge(self, coarse: int) -> NDArray[np.intp]:
         L = len(self.mass)
@@ -115,14 +140,14 @@ class Levels:
         return np.unique(group, return_inverse=True)[1]
 
     def _shoot(self, low: Array, mass: Array, scores: Array) -> tuple[Array, Array]:
-        """F_L and the tilts that follow from a tilt of -low at level 1. Shape: [starts] -> [starts], [L, starts]."""
+        """log F and the tilts from a tilt of -low at level 1. Shape: [starts] -> [L, starts], [L, starts]."""
         tilts = [-low]
         F = mass[0] * np.exp(-low)
         with np.errstate(over="ignore"):
             for m, rise in zip(mass[1:], np.diff(scores) / self.beta, strict=True):
                 tilts.append(tilts[-1] + rise * self.p.pdf(np.minimum(F, 1.0)))
                 F = F + m * np.exp(tilts[-1])
-        return F, np.stack(tilts)
+        return np.logaddexp.accumulate(np.log(mass)[:, None] + tilts), np.stack(tilts)
 
     def _answer(self, F: Array) -> tuple[Array, Array]:
         """The normalised tilt R(F) / beta, and its own CDF minus F. Shape: [L-1] -> [L], [L-1]."""

@@ -82,11 +82,11 @@ class PowerCurve:
 
 
 @lru_cache(maxsize=64)
-def _cached(N: int, M: int, sigma: int, decade: int) -> PowerCurve:
-    return PowerCurve(N, M, sigma, N * M * 10.0**-decade)
+def _cached(N: int, M: int, sigma: int, decades: int) -> PowerCurve:
+    return PowerCurve(N, M, sigma, N * M * 10.0**decades)
 
 
 def power_curve(N: int, M: int, sigma: int, least_beta: float) -> PowerCurve:
     """The curve that reaches down to `least_beta`; kept, so that further betas cost nothing."""
     decades = max(2, -math.floor(math.log10(least_beta)))
-    return _cached(N, M, sigma, -min(300, 1 << (decades - 1).bit_length()))  # few curves on the way to a small beta
+    return _cached(N, M, sigma, min(300, 1 << (decades - 1).bit_length()))  # few curves on the way to a small beta

@@ -79,7 +79,7 @@ class Shots:
                      np.concatenate(paths, axis=-1)[..., order])
 
 
-def shoot(pair: Pair, start: Array, tolerance: float = 1e-4) -> Shots:
+def shoot(pair: Pair, start: Array, tolerance: float) -> Shots:
     """Integrate from (u, F) = (1, 1) with log f(1) = start, every shot with its own step, until F freezes or is 0.
 
     `miss` is F where u reached 0, or -u where F did: zero at a solution.
@@ -124,7 +124,7 @@ def _intervals(shots: Shots, close: float, dips: bool) -> list[Array]:
     return found + [start[i : i + 3 : 2] for i in np.flatnonzero(dip & dips)[:12]]
 
 
-def all_starts(pair: Pair, tolerance: float = 1e-4, close: float = 0.004, lanes: int = 96) -> Shots:
+def all_starts(pair: Pair, tolerance: float, close: float, lanes: int) -> Shots:
     """The shots that miss a solution by less than `close` if they can, one for each solution found."""
     most = float(np.log1p(pair.g_ref.max() / pair.beta)) * 1.001 + 1e-9
     grid = [np.zeros(1), np.geomspace(1e-14, min(0.1, most), lanes // 3), np.linspace(0, most, lanes + 1)[1:]]

@@ -137,7 +137,7 @@ def polish(panels: Panels, log_f: Array, pair: Pair, steps: int = 40) -> Station
     return Stationary(panels, log_f, panels.integral(won), panels.integral(f * log_f))
 
 
-def stationary_policies(pair: Pair, unique: bool = False) -> list[Stationary]:
+def stationary_policies(pair: Pair, unique: bool) -> list[Stationary]:
     """All stationary policies that shooting finds, the best objective first; finer shots where one is lost.
 
     Where it is known that there is only one, the reference is tried as the first guess.
