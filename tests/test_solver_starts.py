@@ -127,6 +127,25 @@ def test_starts_reach_as_far_as_a_solution_can_be(monkeypatch):
     assert 35 <= seen[0].size <= 43 and np.diff(seen[0]).max() < 0.06
 
 
+def test_noise_around_a_solution_is_not_followed(monkeypatch):
+    """F(0) of a shot repeats to 1e-5 here: asked for 1e-6, its sign changes between any two starts close enough."""
+    noisy, asked = pair("worst-of-4", ia.BestOfPoisson(769.3455015799889), 0.21086717265010738), []
+    monkeypatch.setattr(shooting, "shoot", lambda problem, start, told: asked.append(start.size) or shoot(problem, start, told))
+    all_starts(noisy, 1e-6, 1e-6, 192)
+    assert sum(asked) < 5000 and len(asked) > 4
+    monkeypatch.undo()
+    assert len(theory.optimum("worst-of-4", 0.21086717265010738, ia.BestOfPoisson(769.3455015799889)).stationary) == 3
+
+
+def test_the_only_policy_is_polished_once(monkeypatch):
+    """At mu = 953 hundreds of shots around it look like solutions, and the first guess, the reference, is too far."""
+    polish, results = stationary.polish, []
+    monkeypatch.setattr(stationary, "polish", lambda *given, **more: results.append(polish(*given, **more)) or results[-1])
+    extreme = ia.BestOfPoisson(952.91287368304)
+    assert theory.optimum(extreme, 0.8551292422105353).certified == "global"
+    assert results[0] is None and sum(found is not None for found in results) == 1 and len(results) < 9
+
+
 def test_joined_shots_stay_where_they_ended():
     one = Shots(np.array([1.0, 3.0]), np.array([0.1, 0.3]), np.arange(12.0).reshape(2, 3, 2))
     two = Shots(np.array([2.0]), np.array([0.2]), np.full((1, 3, 1), 7.0))

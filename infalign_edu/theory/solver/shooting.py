@@ -132,7 +132,7 @@ def all_starts(pair: Pair, tolerance: float, close: float, lanes: int) -> Shots:
     shots.miss[0] = max(shots.miss[0], 1e-300)  # log f <= 0 everywhere: F(0) > 0 by theory, whatever rounding says
     for attempt in range(8):
         inner = [np.linspace(a, b, 18)[1:-1] for a, b in _intervals(shots, close, dips=attempt < 4)]
-        if not inner:
+        if not inner or len(inner) > 200:  # so many are the integrator's noise around one
             break
         shots = shots.join(shoot(pair, np.unique(np.concatenate(inner)), tolerance))
     change = _crossings(shots)

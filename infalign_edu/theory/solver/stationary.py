@@ -7,6 +7,7 @@ says where to start; panels follow the path of the shot and are halved until six
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -140,7 +141,7 @@ def polish(panels: Panels, log_f: Array, pair: Pair, steps: int = 40) -> Station
 def stationary_policies(pair: Pair, unique: bool) -> list[Stationary]:
     """All stationary policies that shooting finds, the best objective first; finer shots where one is lost.
 
-    Where it is known that there is only one, the reference is tried as the first guess.
+    Where it is known that there is only one, the reference is the first guess, and one shot that leads there is enough.
     """
     found: list[Stationary] = []
     if unique:
@@ -150,14 +151,14 @@ def stationary_policies(pair: Pair, unique: bool) -> list[Stationary]:
             return [only]
     for tolerance, close, lanes in ((1e-4, 4e-3, 96), (1e-5, 1e-4, 96), (1e-6, 1e-6, 192)):
         shots = all_starts(pair, tolerance, close, lanes)
-        solved = [polish(*_guess(shots.path[..., i], pair), pair) for i in range(shots.start.size)]
-        found += [p for p in solved if p is not None]
+        solved = (polish(*_guess(shots.path[..., i], pair), pair) for i in range(shots.start.size))
+        found += islice((p for p in solved if p is not None), 1 if unique else None)
         found.sort(key=lambda p: pair.beta * p.kl - p.win_rate)
         distinct: list[Stationary] = []
         for p in found:
             if all(abs(p.win_rate - q.win_rate) + abs(p.kl - q.kl) > 1e-7 for q in distinct):
                 distinct.append(p)
-        if len(distinct) >= shots.start.size:  # fewer: a shot was lost, or two ended at one solution
+        if len(distinct) >= (1 if unique else shots.start.size):  # fewer: a shot was lost, or two ended at one solution
             break
         found = distinct
     return distinct
