@@ -238,8 +238,35 @@ def test_win_rates_count_what_lies_below_the_first_panel(b):
         assert policy.win_rate(ia.WorstOfN(N)) == pytest.approx(1 - lost, abs=1e-12)
 
 
-def test_a_sliver_of_mass_with_none_beside_it():
-    sliver = theory.tilt(lambda u: np.where((u < 1.5 * 2.0**-60) | (u > 0.5), 0.0, -np.inf), 1.0)  # f = 2 in both
+EDGES = np.concatenate([[0], np.sort(np.random.default_rng(0).uniform(size=200)), [1]])
+TABLE = transforms.Tabulated(EDGES, np.sort(np.random.default_rng(1).normal(size=202)))
+MESHES = [(lambda u: u, 0.1, 102), (lambda u: u, 1e-8, 402), (ia.Exponential(10), 0.5, 203), (TABLE, 0.1, 303), (np.log, 0.5, 102),
+          (transforms.Tabulated([0.0, 0.3, 0.6, 1.0], [0.0, 0.0, 1.0, 1.0]), 0.5, 104), (ia.Power(0.1), 0.1, 102),
+          (lambda u: 1e8 + u, 0.1, 102), (lambda u: u - 1e9, 1.0, 102), (lambda u: -np.log(u), 2.0, 161),
+          (lambda u: np.sin(40 * u), 0.2, 169), (lambda u: (u > 0.3) * 1.0, 0.1, 151), (lambda u: -np.sqrt(1 - u), 0.1, 107),
+          (lambda u: -np.log1p(-u), 2.0, 110), (lambda u: -1e4 * (u - 0.37) ** 2, 0.01, 527)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("phi", "beta", "most"), MESHES)
+def test_a_mesh_has_no_more_panels_than_it_needs(phi, beta, most):
+    """Kinks that are known cost a panel each, digits that rounding took are not looked for; halved, nothing changes."""
+    policy = theory.tilt(phi, beta)
+    assert len(policy._panels.near) <= most + 5
+    finer = policy._panels.split(np.full(len(policy._panels.near), True))
+    mass = finer.integral(np.exp(policy._evaluate(finer) - policy.log_normaliser)) + sum(policy.end_mass)
+    rounding = np.finfo(float).eps * abs(policy._level.top / beta)
+    assert mass == pytest.approx(1, abs=1e-11 + 4 * rounding)
+
+
+@pytest.mark.parametrize("name", ["best-of-poisson-1.5.2", ".*standard+.5*best-of-2"])
+def test_a_number_that_is_none_is_told_by_the_name_that_holds_it(name):
+    with pytest.raises(ValueError, match=f"got {re.escape(repr(name))}"):
+        ia.procedure(name)
+
+
+@pytest.mark.parametrize("width", [1.5, 3.0])
+def test_a_sliver_of_mass_with_none_beside_it(width):
+    sliver = theory.tilt(lambda u: np.where((u < width * 2.0**-60) | (u > 0.5), 0.0, -np.inf), 1.0)  # f = 2 in both
     assert sliver.kl == pytest.approx(np.log(2), abs=1e-14)
     assert sliver.cdf([2.0**-62, 2.0**-61, 2.0**-60]) == pytest.approx([2.0**-61, 2.0**-60, 2.0**-59], rel=1e-12, abs=0)
 

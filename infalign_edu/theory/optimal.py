@@ -44,7 +44,7 @@ class OptimalTransform:
     def __call__(self, u: ArrayLike) -> Array:
         u, p = unit(u), self.panels
         flat = u.ravel()
-        i = np.clip(np.searchsorted(p.start, flat, side="right") - 1, 0, p.near.size - 1)
+        i = np.maximum(np.searchsorted(p.start, flat, side="right") - 1, 0)
         distance = np.clip(np.where(p.right[i], 1 - flat, flat), p.near[i], p.far[i])
         x = 2 * (distance - p.near[i]) / p.width[i] - 1
         basis = legendre.legvander(np.where(p.right[i], -x, x), NODES.size - 1)

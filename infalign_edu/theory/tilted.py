@@ -38,7 +38,7 @@ class _Tail:
 
 def _tail(level: Level, least: float, right: bool) -> _Tail:
     here, there, beyond = level(np.array([least, 2 * least, 4 * least]), right)
-    if here == -np.inf or here < -_TAIL:
+    if here < -_TAIL:
         return _Tail(least, 0.0, 0.0, 0.0)
     power = float((there - here) / np.log(2)) if np.isfinite(there) else 0.0
     bend = power - float((beyond - there) / np.log(2)) if np.isfinite(there) and np.isfinite(beyond) else 1.0
@@ -60,11 +60,10 @@ class Tilted:
 
     def __init__(self, transform: Transform, beta: float) -> None:
         self.transform, self.beta = transform, positive("beta", beta)
-        knots = knots_of(transform)
-        first = Panels.graded(2.0**-60, 2.0**-44, knots)
-        self._level = level = Level(transform, self.beta, first.u)
+        self._level = level = Level(transform, self.beta, Panels.graded(2.0**-60, 2.0**-44).u)
         depth = [2.0**-60 * level.scale(False), (2.0**-60 if level.series[1] else 2.0**-44) * level.scale(True)]
-        self._panels, self._levels = resolve(Panels.graded(depth[0], depth[1], knots), self._evaluate, self._rough)
+        panels = Panels.graded(depth[0], depth[1], knots_of(transform))
+        self._panels, self._levels = resolve(panels, self._evaluate, self._rough)
         best = max(0.0, float(self._levels.max()))
         level.top += best * self.beta
         self._levels = self._levels - best
@@ -91,8 +90,7 @@ class Tilted:
         for side, found in enumerate(self._level.series):
             if found is not None:
                 noise[(panels.right == side) & (panels.far <= found[0])] = 0.0
-        finest = np.where(panels.right, 2.0**-50 if self._level.series[1] is None else 0.0, 0.0)
-        wide = panels.width > np.maximum(finest, 8 * _EPS * panels.far)
+        wide = panels.width > 8 * _EPS * panels.far
         felt = top + 0.1 * span > -_TAIL  # a peak between the nodes may stand higher than all of them
         return wide & felt & (roughness(smooth) > np.minimum(1e-12 + 256 * _EPS * noise, 1e-2))
 
@@ -136,7 +134,7 @@ class Tilted:
         """F(u), or 1 - F(u) where `upper`, summed from the small side so that either tail keeps its digits."""
         p, shape = self._panels, np.shape(u)
         u = np.ravel(u)
-        i = np.clip(np.searchsorted(p.start, u, side="right") - 1, 0, p.near.size - 1)
+        i = np.maximum(np.searchsorted(p.start, u, side="right") - 1, 0)
         edge = np.where(p.right[i] != upper, p.far[i], p.near[i])  # where the sum over whole panels stops
         distance = np.clip(np.where(p.right[i], 1 - u, u), p.near[i], p.far[i])
         nodes = edge[:, None] + (distance - edge)[:, None] * 0.5 * (NODES + 1)
