@@ -7,8 +7,8 @@ the reference shows. So pi* proportional to pi_ref exp(R / beta) gives f_1, f_2,
 
 and one number, log f_1, decides all of them: the stationary policies are the roots of F_L = 1. `scan` brackets them by
 starts that it halves where F moves fast; `polish` makes them exact. Derived: tests/test_theory_finite.py. Limits:
-two roots may still hide between two starts, most of all where `MOST` ends the halving (of 2,000 random problems one had
-such a pair, none of them the best), and beyond `COARSE` levels it sees merged neighbours.
+two roots may still hide between two starts, most of all where `MOST` ends the halving, and beyond `COARSE` levels it
+sees merged neighbours.
 """
 
 from __future__ import annotations
