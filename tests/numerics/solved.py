@@ -10,6 +10,7 @@ from infalign_edu import theory
 from infalign_edu.theory import finite as exact
 from infalign_edu.theory import lesson, optimal
 from infalign_edu.theory.continuous import tilt
+from infalign_edu.theory.solver.levels import Levels
 
 from . import close, fuzz, log_uniform, probabilities, rewards, rises, rule, transform, whole
 
@@ -178,7 +179,8 @@ def enumerated(rng: np.random.Generator, n: int) -> None:
 
 @fuzz(fast=10)
 def stationary(rng: np.random.Generator, n: int) -> None:
-    """InfAlign on enumerable responses: certified, and no random policy does better."""
+    """InfAlign on enumerable responses: certified, no random policy does better, and those that Newton's method finds from
+    random starts are among the stationary ones."""
     for _ in range(n):
         toy, p, beta = problem(rng), rule(rng, most=1024), log_uniform(rng, 1e-3, 1e3)
         best = toy.infalign(p, beta)
@@ -189,6 +191,14 @@ def stationary(rng: np.random.Generator, n: int) -> None:
             other = np.where(toy.reference > 0, toy.reference * np.exp(rng.normal(size=len(toy.reward)) * 3), 0)
             other /= other.sum()
             assert best.objective >= toy.win_rate(other, p) - beta * toy.kl(other) - 1e-9 or best.certified == "stationary"
+        on = toy._mass > 0
+        game = Levels(p, beta, toy._mass[on], toy._scores(p)[on])
+        for _ in range(3 if on.sum() > 1 else 0):
+            F = np.sort(rng.beta(*np.exp(rng.uniform(-2, 2, 2)), on.sum() - 1))
+            tilt, residual = game.polish(np.log(np.diff(F, prepend=0, append=1).clip(1e-300) / game.mass))
+            if residual < 1e-9:
+                policy = (toy.reference * np.exp(np.append(tilt, 0))[np.cumsum(on)[toy._level] - 1])
+                assert min(np.abs(policy - s.policy).max() for s in best.stationary) < 1e-6, (p, beta)
 
 
 @fuzz(fast=150)
