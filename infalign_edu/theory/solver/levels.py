@@ -117,7 +117,7 @@ class Levels:
         """Values of log(m_1 / f_1), and log F_k from each. Shape: [starts], [L, starts].
 
         So close that from one to the next no F_k < 1 moves by more than half a nat, nor by more than a thousandth where
-        F_L = 1 may lie between; as they come where there is one root.
+        F_L = 1 may lie between: F_L is near it, or another level reaches 1 first. As they come where there is one root.
         """
         steepest = self.p.pdf(np.linspace(0, 1, 2001)).max()
         widest = 1.01 * steepest * (scores[-1] - scores[0]) / self.beta + 1  # log(m_1 / f_1) stays below this
@@ -125,8 +125,9 @@ class Levels:
         path = self._shoot(low, mass, scores)[0]
         while True:
             moved = np.abs(np.diff(np.minimum(path, 0))).max(axis=0)
-            away = np.minimum(*np.abs([path[-1, 1:], path[-1, :-1]]))
-            far = (moved > 0.5) | (moved > 1e-3) & (away < 4 * moved)
+            near = np.minimum(*np.abs([path[-1, 1:], path[-1, :-1]])) < 4 * moved
+            near |= np.diff((path < 0).sum(axis=0)) != 0  # another level is the first to reach 1
+            far = (moved > 0.5) | (moved > 1e-3) & near
             at = np.flatnonzero(far & (np.diff(low) > 1e-13 * (1 + low[1:])))
             if self.unique or at.size == 0 or low.size + at.size > max(3000, MOST / len(mass)):
                 return low, path
