@@ -243,7 +243,7 @@ def test_nothing_happens_between_two_starts(levels):
         assert low.size == 300
         return
     moved = np.abs(np.diff(np.minimum(path, 0), axis=1)).max(axis=0)
-    assert moved.max() <= 0.5 and low.size < 20_000
+    assert moved.max() <= 0.5 and low.size < 25_000
     crossing = path[-1, 1:] * path[-1, :-1] < 0
     assert (moved[crossing] <= 1e-3).all() and (moved > 1e-3).any()
     first = (path < 0).sum(axis=0)
