@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from own_procedure import Careless
 
+import infalign_edu as ia
 from infalign_edu.procedures import procedure
 from infalign_edu.theory import continuous, optimal, tilted
 from infalign_edu.theory.continuous import beta_for_kl, frontier, tilt
@@ -268,3 +269,11 @@ def test_mutants_of_the_tilt_die(old: str, new: str) -> None:
     vars(changed)["Level"] = mutant(layers, old, new).Level
     assert continuous.Tilted is tilted.Tilted
     assert abs(vars(changed)["Tilted"](Identity(), 0.5).win_rate("standard") - 0.656518) > 1e-3
+
+
+@pytest.mark.parametrize("finite", [ia.BestOfN(4), ia.WorstOfN(4)])
+def test_a_random_number_of_draws_is_on_no_curve_of_powers(finite):
+    """Best-of-Poisson is neither best-of-N nor standard: its frontier goes through the optimum of its own."""
+    for ours, theirs in ((finite, ia.BestOfPoisson(2.0)), (ia.BestOfPoisson(2.0), finite)):
+        curve, best = optimal_frontier(ours, [0.3], theirs), optimum(ours, 0.3, theirs)
+        assert (curve.kl[0], curve.win_rate[0]) == (pytest.approx(best.kl, abs=1e-9), pytest.approx(best.win_rate, abs=1e-9))
