@@ -243,7 +243,7 @@ TABLE = transforms.Tabulated(EDGES, np.sort(np.random.default_rng(1).normal(size
 MESHES = [(lambda u: u, 0.1, 102), (lambda u: u, 1e-8, 402), (ia.Exponential(10), 0.5, 203), (TABLE, 0.1, 303), (np.log, 0.5, 102),
           (transforms.Tabulated([0.0, 0.3, 0.6, 1.0], [0.0, 0.0, 1.0, 1.0]), 0.5, 104), (ia.Power(0.1), 0.1, 102),
           (lambda u: 1e8 + u, 0.1, 102), (lambda u: u - 1e9, 1.0, 102), (lambda u: -np.log(u), 2.0, 161),
-          (lambda u: np.sin(40 * u), 0.2, 169), (lambda u: (u > 0.3) * 1.0, 0.1, 151), (lambda u: -np.sqrt(1 - u), 0.1, 107),
+          (lambda u: np.sin(40 * u), 0.2, 169), (lambda u: (u > 0.3) * 1.0, 0.1, 151), (lambda u: (u > 1e-6) * 1.0, 0.1, 151), (lambda u: -np.sqrt(1 - u), 0.1, 107),
           (lambda u: -np.log1p(-u), 2.0, 110), (lambda u: -1e4 * (u - 0.37) ** 2, 0.01, 527)]  # fmt: skip
 
 
