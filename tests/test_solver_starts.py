@@ -128,7 +128,7 @@ def test_starts_reach_as_far_as_a_solution_can_be(monkeypatch):
 
 
 def test_noise_around_a_solution_is_not_followed(monkeypatch):
-    """F(0) of a shot repeats to 1e-5 here: asked for 1e-6, its sign changes between any two starts close enough."""
+    """F(0) jumps by some 1e-5 from one start to the next here: asked for 1e-6, its sign changes between any two starts close enough."""
     noisy, asked = pair("worst-of-4", ia.BestOfPoisson(769.3455015799889), 0.21086717265010738), []
     monkeypatch.setattr(shooting, "shoot", lambda problem, start, told: asked.append(start.size) or shoot(problem, start, told))
     all_starts(noisy, 1e-6, 1e-6, 192)
