@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infalign_edu.inputs import shown
+
 MAX_RATIO = 50  # what `write_arrays` writes is not compressed at all
 
 
@@ -28,7 +30,8 @@ MAX_RATIO = 50  # what `write_arrays` writes is not compressed at all
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a path to write to; what is there takes the place of `path` only if the block ends without an error.
 
-    Raises: OSError naming the file where it can't be written; what stood there before is kept.
+    Raises: ValueError where `path` names no file; OSError naming the file where it can't be written; what stood there
+    before is kept.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "note.txt"
@@ -37,7 +40,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> target.read_text(), len(list(target.parent.iterdir()))
     ('whole', 1)
     """
-    target = Path(path)
+    target = named(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")  # a folder: some writers have helper files too
     with writing(target):
         try:
@@ -49,6 +52,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             part.replace(target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)  # on a broken disk the first error is the one to tell
+
+
+def named(path: Any) -> Path:
+    """`path`, which must end in the name of a file; an empty one would be the working folder, and 3 an open file.
+
+    >>> named("")
+    Traceback (most recent call last):
+    ValueError: path must name a file, got ''
+    """
+    if not isinstance(path, (str, os.PathLike)) or not Path(path).name:
+        raise ValueError(f"path must name a file, got {shown(path)}")
+    return Path(path)
 
 
 @contextmanager
@@ -126,9 +141,10 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     >>> write_arrays(target, x=[1, 2]); read_arrays(target)["x"].tolist()
     [1, 2]
     """
+    path = named(path)
     try:
         with zipfile.ZipFile(path) as packed:  # numpy would tell how to open a pickle all the same
-            if sum(part.file_size for part in packed.infolist()) > MAX_RATIO * max(Path(path).stat().st_size, 1 << 20):
+            if sum(part.file_size for part in packed.infolist()) > MAX_RATIO * max(path.stat().st_size, 1 << 20):
                 raise ValueError(f"it would unpack to more than {MAX_RATIO} times its size")
         with np.load(path, allow_pickle=False) as saved:
             return dict(saved)

@@ -146,12 +146,14 @@ class EmpiricalCalibrator:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EmpiricalCalibrator:
         """Reads what `save` wrote. Raises: ValueError naming the file when it is missing or damaged."""
+        path = atomic.named(path)
         try:
             data = atomic.read_arrays(path)
         except FileNotFoundError:
             raise ValueError(f"calibration table {str(path)!r} does not exist") from None
         except ValueError as error:
-            raise ValueError(f"calibration table {error}; remove it to have it made again") from None
+            again = "; remove it to have it made again" if path.is_file() else ""
+            raise ValueError(f"calibration table {error}{again}") from None
         try:
             return cls(data["reference_rewards"], json.loads(str(data["metadata"])))
         except (KeyError, TypeError, ValueError) as error:

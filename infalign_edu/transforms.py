@@ -19,6 +19,7 @@ from infalign_edu.order_statistics import count, real, unit
 
 Array = NDArray[np.float64]
 Transform = Callable[[ArrayLike], Array]
+PANELS, ORDER = 40, 12  # of a quadrature on [0, 1]: the narrowest panel is 2^-PANELS wide, ORDER nodes in each
 NAMES = ("identity", "log", "exp:T", "power:K")
 
 
@@ -156,7 +157,8 @@ def standardize(transform: Transform) -> Transform:
 
     Training on it with beta is training on Phi with beta times the standard deviation of Phi.
 
-    Raises: ValueError for a constant transform, or one that is not finite inside (0, 1).
+    Raises: ValueError for a constant transform, one that is not finite inside (0, 1), or one whose variance is infinite
+    or lies too close to 0 or 1 for floats to tell.
 
     >>> round(float(standardize(Identity())(1.0)), 6)        # (1 - 1/2) sqrt(12)
     1.732051
@@ -171,13 +173,17 @@ def standardize(transform: Transform) -> Transform:
         raise ValueError(f"transform {transform} must give one finite value for every u in (0, 1)")
     peak = np.abs(phi).max() or 1.0  # scaled first: exp(700 u) squared would overflow
     mean = float(weight @ (phi / peak))
-    scale = float(np.sqrt(weight @ (phi / peak - mean) ** 2))
+    part = (weight * (phi / peak - mean) ** 2).reshape(-1, ORDER).sum(axis=1)  # of the variance, panel by panel
+    scale = float(np.sqrt(part.sum()))
     if scale <= 1e-13:
         raise ValueError(f"transform {transform} is constant: it has no scale and no effect on training")
+    if abs(part[0] - part[1]) + abs(part[-1] - part[-2]) > 1e-4 * part.sum():  # of equal width, unequal: a peak
+        told = f"got one with a peak within 2^-{PANELS} of u = 0 or 1"
+        raise ValueError(f"transform {transform} must have a finite variance that floats resolve, {told}")
     return Standardized(transform, mean * peak, scale * peak)
 
 
-def graded_quadrature(panels: int = 40, order: int = 12) -> tuple[Array, Array]:
+def graded_quadrature(panels: int = PANELS, order: int = ORDER) -> tuple[Array, Array]:
     """Nodes and weights of Gauss-Legendre panels that shrink by halves towards 0 and 1.
 
     Integrates steep transforms and log u alike: the smallest panel is 2^-panels wide.

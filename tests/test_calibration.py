@@ -170,3 +170,12 @@ def test_the_kl_that_a_reward_sees_is_not_lifted_by_chance():
 def test_rewards_that_were_not_calibrated_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         reward_kl(values)
+
+
+def test_no_one_is_told_to_remove_a_folder(tmp_path):
+    """The advice for a damaged table is to remove it; a folder that was named by mistake may hold anything."""
+    (tmp_path / "table.npz").write_text("damaged")
+    with pytest.raises(ValueError, match="can't be read: .*; remove it to have it made again$"):
+        ia.EmpiricalCalibrator.load(tmp_path / "table.npz")
+    with pytest.raises(ValueError, match="can't be read: .*Is a directory: '[^']*'$"):
+        ia.EmpiricalCalibrator.load(tmp_path)

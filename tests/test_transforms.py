@@ -40,6 +40,22 @@ def test_standardize_against_closed_moments(t):
     assert scaled.scale == pytest.approx(np.sqrt(second - mean**2), rel=1e-8)
 
 
+def test_a_scale_is_right_as_long_as_it_is_given():
+    """Steep powers have closed moments; `1 / u` has none, and near it no float is close enough to 0."""
+    scales = {ia.Power(k): np.sqrt(1 / (2 * k + 1) - 1 / (k + 1) ** 2) for k in 10.0 ** np.arange(13)}
+    scales |= {(lambda u, a=a: u**-a): np.sqrt(1 / (1 - 2 * a) - 1 / (1 - a) ** 2) for a in np.linspace(0.05, 0.45, 9)}
+    given = []
+    for phi, scale in scales.items():
+        try:
+            given.append(ia.standardize(phi).scale / scale)
+        except ValueError as error:
+            assert "finite variance" in str(error)
+    assert len(given) == 16 and given == pytest.approx([1] * 16, rel=1e-4)
+    for phi in (lambda u: 1 / u, lambda u: 1 / (u - 1), lambda u: u**-0.5, lambda u: np.tan(np.pi * (u - 0.5))):
+        with pytest.raises(ValueError, match="finite variance"):
+            ia.standardize(phi)
+
+
 def test_standardize_known_scales():
     assert ia.standardize(ia.Identity()).scale == pytest.approx(1 / np.sqrt(12), rel=1e-12)
     assert ia.standardize(ia.Log()).scale == pytest.approx(1, rel=1e-9)

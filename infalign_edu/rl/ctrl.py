@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from infalign_edu import theory
 from infalign_edu.calibration import EmpiricalCalibrator
+from infalign_edu.inputs import shown
 from infalign_edu.lm import adapters
 from infalign_edu.lm.models import load
 from infalign_edu.lm.policy import Policy
@@ -67,6 +68,8 @@ def align(config: CTRLConfig) -> Result:
     was done is on disk and `resume=True` goes on.
     """
     began = time.perf_counter()
+    if not isinstance(config, CTRLConfig):
+        raise ValueError(f"config must be settings such as ia.CTRLConfig(beta=0.1), got {shown(config)}")
     reference = load(config.model, device=config.device, dtype=config.dtype, max_new_tokens=config.max_new_tokens)
     config = fitted(config, reference)
     settle(config)

@@ -91,6 +91,11 @@ def calibrators() -> list[Case]:
     return [
         wrong("a seed for a generator", lambda: C(T).randomized([[1.0]], 0), "rng", "np.random.default_rng", "got 0"),
         wrong("no generator", lambda: C(T).randomized([[1.0]], None), "rng", "got None"),
+        *[wrong(f"save to {path!r}", lambda path=path: two.save(path), "path must name a file", f"got {path!r}")
+          for path in ("", "/", 3, None)],
+        *[wrong(f"load {path!r}", lambda path=path: C.load(path), "path must name a file", f"got {path!r}")
+          for path in ("", "/", 3, None)],
+        wrong("load a file that is not there", lambda: C.load("none.npz"), "'none.npz' does not exist"),
         wrong("take beyond", lambda: two.take([5]), "prompts", "from 0 to 1", "[5]"),
         wrong("take before", lambda: two.take([-1]), "prompts", "from 0 to 1", "[-1]"),
         wrong("take by a short mask", lambda: two.take([True]), "prompts", "[True]"),
@@ -189,6 +194,8 @@ def transforms() -> list[Case]:
     functions = {
         "constant": (lambda u: 0 * u + 3, "constant"), "nan": (lambda u: u * nan, "finite"), "number": (lambda u: 1.0, "one"),
         "three": (lambda u: np.ones(3), "one finite value"), "text": (lambda u: "a", "'a'"), "complex": (lambda u: u * 1j, "real"),
+        "1/u": (lambda u: 1 / u, "finite variance"), "a tangent": (lambda u: np.tan(np.pi * (u - 0.5)), "finite variance"),
+        "a peak at 1": (ia.Power(1e12), "finite variance that floats resolve"),
     }  # fmt: skip
     return [
         *[wrong(f"transform {name!r}", lambda n=name: ia.transform(n), "transform", says) for name, says in names.items()],

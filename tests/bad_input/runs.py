@@ -43,6 +43,8 @@ def settings() -> list[Case]:
         *[wrong(f"{name}={value!r}", lambda n=name, v=value: ia.CTRLConfig(**{n: v}), says) for (name, value), says in NAMES.items()],
         wrong("beta and target_kl", lambda: ia.CTRLConfig(beta=1.0, target_kl=2.0), "beta or target_kl", "1.0", "2.0"),
         wrong("a field that is none", lambda: ia.CTRLConfig(betta=1.0), "betta"),
+        *[wrong(f"align of {given!r}", lambda given=given: ia.align(given), "config must be settings", f"got {given!r}")
+          for given in (3, None, {"beta": 0.1})],
         right("a huge seed", lambda: ia.CTRLConfig(seed=2**70).seed == 2**70, True),
         right("NumPy's numbers", lambda: ia.CTRLConfig(beta=np.float64(0.1)).beta, 0.1),
         *[wrong(f"algorithm {a!r}", lambda a=a: algorithms.algorithm(a), "algorithm must be rloo") for a in ("", "bonbon:", None, 5, dict)],
