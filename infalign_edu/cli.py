@@ -16,6 +16,8 @@ import typing
 from dataclasses import fields
 from typing import Any, NoReturn
 
+from infalign_edu.terminal import any_text
+
 EXIT_OK, EXIT_FAULT, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 CODES = (
     "exit codes: 0 done; 1 a fault of the program ($INFALIGN_TRACEBACK=1 shows where); 2 a setting, file, folder or "
@@ -76,6 +78,7 @@ def _kind(hint: Any) -> type:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors a user can mend are one line, never a traceback."""
+    any_text()
     try:
         if (sys.argv[1:] if arguments is None else arguments) == ["check-env"]:  # before anything that may be broken
             from infalign_edu.environment import report
@@ -86,6 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _align(options)
     except KeyboardInterrupt:
         return _told("stopped; go on with --resume", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # `| head`; what is left in the buffer goes nowhere, else Python complains at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _told("standard output was closed before all was told", EXIT_INPUT)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         return _told(str(error), EXIT_INPUT)
     except Exception as error:  # a fault of ours, or of a library's

@@ -201,6 +201,31 @@ def test_more_child_processes(line: str, place: Path) -> None:
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and "Traceback" not in done.stdout + done.stderr
 
 
+OLD = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # a terminal that knows ASCII only
+
+
+def test_a_terminal_that_knows_ascii_only_is_told_all(place: Path) -> None:
+    done = child(*QUICK, "--reward", "gold:helpfulness", "--compare", "identity", "--out", "läuft", **OLD)
+    assert done.returncode == 0 and r" \xb1 0." in done.stdout and done.stdout.splitlines()[-1].startswith("report: l"), done
+
+
+def test_an_output_that_nobody_reads_is_one_line(place: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    for line in (["check-env"], QUICK):
+        command = [sys.executable, "-m", "infalign_edu", *line]
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+        assert (done.returncode, done.stderr) == (2, "infalign_edu: standard output was closed before all was told\n")
+    os.close(write)
+
+
+@pytest.mark.parametrize("cache", ["file", "file/in/it"])
+def test_a_cache_that_is_no_folder_is_named(cache: str, place: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("INFALIGN_CACHE", cache)
+    code, lines = told([*QUICK, "--reward", "bradley-terry"], capsys)
+    assert (code, lines[-1]) == (2, f"infalign_edu: $INFALIGN_CACHE must name a folder, got {cache!r}")
+
+
 GRADING = {"nowhere --out out": "must be a folder, got", "empty --out out": "got none in", "empty --out empty/out": "out must lie outside",
            "empty --out out --jobs 0": "jobs must be at least 1, got 0", "empty --out out --masters empty": "must", "file --out out": "must be a folder"}  # fmt: skip
 

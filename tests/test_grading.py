@@ -417,6 +417,18 @@ def test_without_nbgrader_the_command_names_the_line_that_installs_it(masters, t
     assert capsys.readouterr().err == "grading: grading needs nbgrader: python -m pip install 'infalign-edu[grading]'\n"
 
 
+def test_a_name_that_the_terminal_does_not_know_stops_no_grading(masters, tmp_path, monkeypatch):
+    """As on a terminal that knows ASCII only; every other student would have gone without points."""
+    for student in ("müller", "zoe"):
+        hand_in(tmp_path / "class", student, filled())
+    with (tmp_path / "told").open("w", encoding="ascii") as told:
+        monkeypatch.setattr(sys, "stdout", told)
+        assert main([str(tmp_path / "class"), "--out", str(tmp_path / "out"), "--masters", str(masters)]) == 0
+    assert r"m\xfcller  02_inference_time_procedures" in (tmp_path / "told").read_text("ascii")
+    with (tmp_path / "out" / "totals.csv").open(encoding="utf-8") as totals:
+        assert [row["student"] for row in csv.DictReader(totals)] == ["müller", "zoe"]
+
+
 def test_no_cell_of_a_table_is_a_formula(tmp_path):
     grader._csv(tmp_path / "t.csv", ("a", "b"), [["=1+1", -2], ["@x", "-y"], ["plain", "a=b"]])
     assert (tmp_path / "t.csv").read_text() == "a,b\n'=1+1,-2\n'@x,'-y\nplain,a=b\n"

@@ -115,8 +115,11 @@ def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None
 
 
 def cache_folder() -> Path:
-    """Where fetched models are kept: $INFALIGN_CACHE, or ~/.cache/infalign_edu."""
-    return Path(os.environ.get("INFALIGN_CACHE") or "~/.cache/infalign_edu").expanduser()
+    """Where fetched models are kept: $INFALIGN_CACHE, or ~/.cache/infalign_edu. Raises: ValueError if no folder."""
+    folder = Path(os.environ.get("INFALIGN_CACHE") or "~/.cache/infalign_edu").expanduser()
+    if not next(place for place in (folder, *folder.absolute().parents) if place.exists()).is_dir():
+        raise ValueError(f"$INFALIGN_CACHE must name a folder, got {str(folder)!r}")
+    return folder
 
 
 def smollm2() -> tuple[Path, str, str | None]:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from infalign_edu.classroom.grading.grader import grade
 from infalign_edu.classroom.masters import MASTERS
+from infalign_edu.terminal import any_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--masters", type=Path, default=MASTERS, help="folder of the solved notebooks")
     parser.add_argument("--jobs", type=int, default=2, help="answers that run at the same time")
     options = parser.parse_args(arguments)
+    any_text()
     try:
         if options.jobs < 1:
             raise ValueError(f"jobs must be at least 1, got {options.jobs}")
