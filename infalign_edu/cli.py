@@ -24,6 +24,9 @@ CODES = (
     "machine that can't be used; 130 stopped by Ctrl-C, go on with --resume"
 )
 
+FULL = re.compile("OutOfMemory|allocate memory|not enough memory|ALLOC_FAILED")  # torch's words for it
+SMALLER = "ask for fewer prompts and samples, a smaller micro_batch or a smaller model"
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the nearest option or command, without the list of all options."""
@@ -94,9 +97,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _told("standard output was closed before all was told", EXIT_INPUT)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         return _told(str(error), EXIT_INPUT)
-    except Exception as error:  # a fault of ours, or of a library's
-        if os.environ.get("INFALIGN_TRACEBACK"):
+    except BaseException as error:  # a fault of ours or of a library's, a panic of Rust's too
+        if isinstance(error, SystemExit) or os.environ.get("INFALIGN_TRACEBACK"):
             raise
+        if isinstance(error, MemoryError) or FULL.search(f"{type(error).__name__} {error}"):
+            return _told(f"memory must suffice, got {type(error).__name__}: {error}; {SMALLER}", EXIT_INPUT)
         return _told(f"{type(error).__name__}: {error} (INFALIGN_TRACEBACK=1 shows where)", EXIT_FAULT)
 
 

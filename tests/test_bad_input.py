@@ -19,6 +19,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 import safetensors
+import torch
 from bad_input import Case, agrees, data, method, models, rewards, runs, theory
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -72,7 +73,7 @@ USAGE = {  # the whole command line, and what the line says
     "align --no-beta": "did you mean '--beta'", "align --resume=yes": "yes", "align --out": "--out",
 }  # fmt: skip
 SETTINGS = {  # what is added to QUICK, what the line says
-    "--beta nan": "beta must be a positive number, got nan", "--beta -1": "got -1.0", "--beta 0": "got 0.0", "--beta 1e-400": "got 0.0",
+    "--beta nan": "beta must be a positive number, got nan", "--beta 1e31": "beta must be a number from 1e-30 to 1e+30, got 1e+31", "--beta -1": "got -1.0", "--beta 0": "got 0.0", "--beta 1e-400": "got 0.0",
     "--beta 1 --target-kl 1": "beta or target_kl", "--target-kl -1": "target_kl must be a positive number, got -1.0",
     "--procedure bst-of-4": "did you mean 'best-of-4'", "--procedure best-of-poisson-3": "largest number of draws",
     "--procedure best-of-64": "evaluation_samples must be at least 64", "--procedure best-of-99999999999": "n must be at most 1,000,000",
@@ -93,7 +94,10 @@ WITHIN = {  # noticed when the run folder is held
     "--reward bradley-terry --preferences bad.jsonl": "bad.jsonl, line 1", "--reward bradley-terry --preferences two.jsonl": "chosen must be a string",
     "--max-new-tokens 5000": "64 tokens", "--reward-noise 1e308": "rewards must be finite, got",
 }  # fmt: skip
-AFTER = {"--learning-rate 1e30": "log-probabilities must be finite", "--algorithm bonbon:8": "at least N = 8"}  # calibrated
+AFTER = {  # calibrated
+    "--learning-rate 1e30": "log-probabilities must be finite", "--algorithm bonbon:8": "at least N = 8",
+    "--evaluation-samples 1000000000000": "memory must suffice, got RuntimeError",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -168,7 +172,10 @@ def test_faults_interrupts_and_help(place: Path, capsys, monkeypatch) -> None:
         return told(QUICK, capsys)
 
     assert fails(KeyError("x\ny")) == (1, ["infalign_edu: KeyError: 'x\\ny' (INFALIGN_TRACEBACK=1 shows where)"])
-    assert fails(MemoryError()) == (1, ["infalign_edu: MemoryError: (INFALIGN_TRACEBACK=1 shows where)"])
+    assert fails(type("PanicException", (BaseException,), {})("no pool")) == (1, ["infalign_edu: PanicException: no pool (INFALIGN_TRACEBACK=1 shows where)"])
+    smaller = "ask for fewer prompts and samples, a smaller micro_batch or a smaller model"
+    assert fails(MemoryError("15 GiB")) == (2, [f"infalign_edu: memory must suffice, got MemoryError: 15 GiB; {smaller}"])
+    assert fails(torch.OutOfMemoryError("CUDA")) == (2, [f"infalign_edu: memory must suffice, got OutOfMemoryError: CUDA; {smaller}"])
     assert fails(KeyboardInterrupt()) == (130, ["infalign_edu: stopped; go on with --resume"])
     assert fails(OSError(28, "No space left on device", "a")) == (2, ["infalign_edu: [Errno 28] No space left on device: 'a'"])
     monkeypatch.setenv("INFALIGN_TRACEBACK", "1")

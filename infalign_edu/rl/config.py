@@ -7,9 +7,9 @@ device when the run starts, printed, and written to the run's config.json.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from os import PathLike
 from typing import Any
 
 from infalign_edu.inputs import shown
@@ -24,6 +24,8 @@ SMALL = 5_000_000  # parameters; below it a laptop core samples thousands of tok
 LORA_RANK = 16  # of the adapters that are trained in a larger model, in the place of its weights
 WARMUP = 1 / 7  # of the steps: a shorter one overshoots the KL, and what is forgotten then is slow to come back
 FULL_RATE = 1e-5  # learning rate of a larger model whose weights are all trained
+LARGEST = 1e30  # beyond it float32 overflows
+THREADS = max(64, os.cpu_count() or 1)  # beyond them nothing is gained, and a system may refuse to make more
 
 
 def _option(default: Any, text: str) -> Any:
@@ -85,7 +87,7 @@ class CTRLConfig:
 
     def __post_init__(self) -> None:
         for name in ("model", "prompts", "preferences", "compare", "calibration", "device", "dtype", "out"):
-            if not isinstance(value := getattr(self, name), (str, PathLike)) or (name == "out" and not str(value)):
+            if not isinstance(value := getattr(self, name), (str, os.PathLike)) or (name == "out" and not str(value)):
                 raise ValueError(f"{name} must be a string{' with a name' * (name == 'out')}, got {shown(value)}")
         n = named_procedure(self.procedure).max_n
         if n is None:
@@ -97,12 +99,13 @@ class CTRLConfig:
             raise ValueError(f"give beta or target_kl, not both: got beta {self.beta} and target_kl {self.target_kl}")
         algorithms.parse(self.algorithm)
         for name in ("beta", "target_kl", "learning_rate"):
-            self._check(name, float, 0, "a positive number")
+            self._check(name, float, math.ulp(0), "a positive number")
+            self._check(name, float, 1 / LARGEST, f"a number from {1 / LARGEST:g} to {LARGEST:g}", LARGEST)
         for name in ("steps", "prompts_per_step", "training_prompts", "heldout_prompts", "reference_samples"):
             self._check(name, int, 1, "a positive integer")
-        for name in ("warmup", "evaluation_samples", "base_samples", "max_new_tokens", "snapshots", "threads"):
+        for name in ("warmup", "evaluation_samples", "base_samples", "max_new_tokens", "snapshots", "micro_batch"):
             self._check(name, int, 1, "a positive integer")
-        self._check("micro_batch", int, 1, "a positive integer")
+        self._check("threads", int, 1, f"an integer from 1 to {THREADS}", THREADS)
         if self.allocator not in (None, "keep", "system"):
             raise ValueError(f"allocator must be keep or system, got {self.allocator!r}")
         self._check("samples_per_prompt", int, 2, "an integer of at least 2")
@@ -117,12 +120,12 @@ class CTRLConfig:
                 told = f"at least {max(n, 4)} to evaluate {self.procedure}, best-of-4 and worst-of-4"
                 raise ValueError(f"{name} must be {told}, got {value}")
 
-    def _check(self, name: str, kind: type, least: float, accepted: str) -> None:
+    def _check(self, name: str, kind: type, least: float, accepted: str, most: float = math.inf) -> None:
         value = getattr(self, name)
         if value is None:
             return
         number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-        if not number or not abs(value) < math.inf or (value <= 0 if kind is float else value < least):
+        if not number or not (least <= value <= most and abs(value) < math.inf):
             raise ValueError(f"{name} must be {accepted}, got {shown(value)}")
 
     @property

@@ -212,7 +212,8 @@ def train(
     Raises: Interrupted after the first Ctrl-C, once the step is finished and saved.
     """
     trainer, steps = build_trainer(config, aim, reference, data, calibrator), config.steps or 1
-    schedule = tuple(sorted({-(-steps * i // config.snapshots) for i in range(1, config.snapshots + 1)}))
+    count = min(config.snapshots, steps)
+    schedule = tuple(-(-steps * i // count) for i in range(1, count + 1))
     files.take_up(trainer)
     with interruptible() as stop, tqdm(total=steps, initial=trainer.step, desc=f"training {aim.name}") as bar:
         while trainer.step < steps:

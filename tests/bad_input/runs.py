@@ -19,10 +19,10 @@ from . import Case, inf, nan, right, wrong
 from .models import policy
 
 FIELDS = {
-    "beta": (nan, 0, -1, "a", True, inf, 1e-400, [1]), "target_kl": (nan, 0, -0.1, "x"), "steps": (0, -1, 1.5, nan, "3", True),
+    "beta": (nan, 0, -1, "a", True, inf, 1e-400, [1], 1e31, 1e-31), "target_kl": (nan, 0, -0.1, "x", 1e-300), "steps": (0, -1, 1.5, nan, "3", True),
     "seed": (-1, 1.5, "a", nan), "reward_noise": (nan, -1, "a", None), "lora_rank": (-1, 1.5), "snapshots": (0, "a"),
     "samples_per_prompt": (1, 0), "evaluation_samples": (3, 0), "base_samples": (2,), "preference_pairs": (5,), "warmup": (-1, 0),
-    "max_new_tokens": (0, 1.5), "micro_batch": (0, -1), "threads": (0,), "learning_rate": (0, nan), "reference_samples": (0,),
+    "max_new_tokens": (0, 1.5), "micro_batch": (0, -1), "threads": (0, 10**6), "learning_rate": (0, nan, 1e300), "reference_samples": (0,),
     "training_prompts": (0,), "heldout_prompts": (-3,), "prompts_per_step": (0,), "model": (None, 5), "device": (None, 5),
     "dtype": (5,), "out": (None, 5, ""), "compare": (5,), "prompts": (None,),
 }  # fmt: skip
