@@ -48,8 +48,7 @@ def features(
     number = {prompt: i for i, prompt in enumerate(unique)}
     owner = [number[prompt] for prompt in prompts]
     end = policy.stops[:1] or [policy.tokenizer.pad_token_id]
-    tokens = policy.tokenizer(list(responses), add_special_tokens=False)["input_ids"]
-    tokens = [row[: max_response_tokens - 1] + end for row in tokens]
+    tokens = [row[: max_response_tokens - 1] + end for row in policy.token_ids(responses)]
     size = batch_tokens or (8192 if policy.parameters < 10_000_000 or policy.device.type == "cuda" else 512)
     out: np.ndarray | None = None
     with tqdm(total=len(prompts), desc="features", disable=not progress) as bar:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from infalign_edu.atomic import replacing as whole_file
 
-__all__ = ["load_tensors", "no_progress_bars", "save_tensors", "whole_file", "whole_folder"]
+__all__ = ["load_tensors", "no_progress_bars", "one_line", "save_tensors", "whole_file", "whole_folder"]
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
@@ -80,6 +80,24 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             path.rename(old)
         beside.rename(path)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def one_line(told: str) -> Iterator[None]:
+    """Makes whatever a library raises in the block one line that begins with `told`; a panic of Rust is no Exception.
+
+    >>> with one_line("model can't be read"):
+    ...     raise OSError("no such key\\nat line 3")
+    Traceback (most recent call last):
+    ValueError: model can't be read: no such key
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        lines = str(error).strip().splitlines()
+        raise ValueError(f"{told}: {lines[0][:400] if lines else type(error).__name__}") from error
 
 
 @contextmanager

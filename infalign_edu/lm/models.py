@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from infalign_edu.inputs import nearest
 from infalign_edu.lm import embedded, hub
-from infalign_edu.lm.files import no_progress_bars, whole_folder
+from infalign_edu.lm.files import no_progress_bars, one_line, whole_folder
 from infalign_edu.lm.model_folder import check_adapter, check_files, check_settings
 from infalign_edu.lm.policy import Policy
 
@@ -98,13 +98,9 @@ def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None
         options["gguf_file"], weights = gguf, {"dtype": dtype}
         if hasattr(transformers, "GgufConfig"):  # since 5.2x packed weights are the default
             weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
-        with no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            model, info = auto.from_pretrained(folder, output_loading_info=True, **weights, **options)
-    except Exception as error:  # transformers, tokenizers, safetensors and gguf each have their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"model {folder / (gguf or '')} can't be read: {reason}") from error
+    with one_line(f"model {folder / (gguf or '')} can't be read"), no_progress_bars():
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model, info = auto.from_pretrained(folder, output_loading_info=True, **weights, **options)
     if missing := sorted(info["missing_keys"]):  # else transformers would fill them with random numbers
         raise ValueError(f"model {folder} must hold all weights of {type(model).__name__}, got none for {missing[:3]}")
     check_settings(folder, model, tokenizer)

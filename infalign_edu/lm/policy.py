@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import compress
 from pathlib import Path
@@ -25,7 +25,7 @@ from infalign_edu.inputs import whole
 from infalign_edu.lm import bare
 from infalign_edu.lm.adapters import merged
 from infalign_edu.lm.datasets import turns
-from infalign_edu.lm.files import no_progress_bars, whole_folder
+from infalign_edu.lm.files import no_progress_bars, one_line, whole_folder
 from infalign_edu.lm.micro_batch import rows_to_sample, rows_to_train
 from infalign_edu.lm.rollouts import Rollouts, batches, generate, pad, trim, uniform_block
 
@@ -110,7 +110,7 @@ class Policy:
             texts = [render(turns(prompt), tokenize=False, add_generation_prompt=True) for prompt in prompts]
         else:
             texts = list(prompts)
-        rows = self.tokenizer(texts, add_special_tokens=not self.chat)["input_ids"]
+        rows = self.token_ids(texts, special=not self.chat)
         rows = [row[-keep:] if keep else row for row in rows]
         for i, row in enumerate(rows):
             if not row:
@@ -124,6 +124,12 @@ class Policy:
                 )
         ids, mask = pad(rows, self.tokenizer.pad_token_id, left=True)
         return ids.to(self.device), mask.to(self.device)
+
+    def token_ids(self, texts: Iterable[str], *, special: bool = False) -> list[list[int]]:
+        """Token ids of each text, by itself. Raises: ValueError with the tokenizer's words where it can't."""
+        with one_line(f"tokenizer of {self.name} must encode every text, got"):
+            found: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+        return found
 
     def cache(self) -> Any:
         """An empty key-value cache for this model: transformers' own, or the bare one where it `fits`."""
@@ -189,7 +195,8 @@ class Policy:
     def decode(self, tokens: torch.Tensor, mask: torch.Tensor) -> list[str]:
         """Text of responses [R, T], special tokens skipped, outer white space stripped."""
         rows = [list(compress(line, keep)) for line, keep in zip(tokens.tolist(), mask.tolist(), strict=True)]
-        return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        with one_line(f"tokenizer of {self.name} must decode every token, got"):
+            return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
     def logits(self, rollouts: Rollouts, rows: slice = slice(None)) -> torch.Tensor:
         """Logits [rows, T, V] float32 at every response position, with gradients where they are enabled.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from tiny_llama import tiny_llama
 from tiny_policy import tiny, tokenizer_of
 
-from infalign_edu.lm import decoding, models
+from infalign_edu.lm import decoding, embedded, models
 from infalign_edu.lm.datasets import PromptSet
 from infalign_edu.lm.policy import Policy
 from infalign_edu.procedures import BestOfN
@@ -132,6 +134,29 @@ def formats() -> list[Case]:
     return cases
 
 
+def tokenizers() -> list[Case]:
+    """Files of tokenizers that the library behind them does not survive: some of its errors are panics of Rust."""
+    whole = embedded("model")
+    file = json.loads((whole / "tokenizer.json").read_text())
+    parts = {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+        "pre_tokenizer": {"type": "FixedLength", "length": 0},
+        "post_processor": {"type": "TemplateProcessing", "pair": [], "special_tokens": {},
+                           "single": [{"SpecialToken": {"id": "zz", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]},
+        "model": {"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]]},
+        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 9},
+    }  # fmt: skip
+    told = {"normalizer": "can't be read: Precompiled", "truncation": "can't be read: tokenizer stride"}
+    cases = []
+    for part, broken in parts.items():
+        folder = Path(tempfile.mkdtemp()) / part
+        shutil.copytree(whole, folder)
+        (folder / "tokenizer.json").write_text(json.dumps(file | {part: broken}))
+        says = told.get(part, f"tokenizer of {part} must encode every text, got")
+        cases.append(wrong(f"a broken {part}", lambda f=folder: models.load(f).sample(["how do i clean my kettle"], 1, seed=0), says))
+    return cases
+
+
 def names() -> list[Case]:
     """Models and devices by name."""
     folder = Path(tempfile.mkdtemp())
@@ -178,4 +203,4 @@ def decoders() -> list[Case]:
 
 
 def cases() -> list[Case]:
-    return [*prompts(), *counts(), *formats(), *names(), *decoders()]
+    return [*prompts(), *counts(), *formats(), *tokenizers(), *names(), *decoders()]

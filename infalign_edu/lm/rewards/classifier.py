@@ -49,11 +49,14 @@ class SequenceClassifier:
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Array:
         import torch
 
+        from infalign_edu.lm.files import one_line
+
         out = np.zeros(len(responses))
         order = np.argsort([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], kind="stable")
         for start in range(0, len(order), self.batch):
             rows = order[start : start + self.batch]
-            inputs = self._encode([prompts[i] for i in rows], [responses[i] for i in rows]).to(self.model.device)
+            with one_line("tokenizer of the classifier must encode every text, got"):
+                inputs = self._encode([prompts[i] for i in rows], [responses[i] for i in rows]).to(self.model.device)
             with torch.no_grad():
                 logits = self.model(**inputs).logits.double()  # [rows, labels]
             value = logits[:, self.label]

@@ -172,7 +172,7 @@ class RewardModel:
 
     def _tokens(self, responses: Sequence[str]) -> list[list[int]]:
         """Token ids of each response, and the end of sequence, which is worth something too."""
-        rows = self.backbone.tokenizer(list(responses), add_special_tokens=False)["input_ids"] if len(responses) else []
+        rows = self.backbone.token_ids(responses) if len(responses) else []
         return [row[: self.backbone.max_new_tokens - 1] + self.backbone.stops[:1] for row in rows]
 
     def _rewards(
