@@ -87,17 +87,17 @@ def one_line(told: str) -> Iterator[None]:
     """Makes whatever a library raises in the block one line that begins with `told`; a panic of Rust is no Exception.
 
     >>> with one_line("model can't be read"):
-    ...     raise OSError("no such key\\nat line 3")
+    ...     raise OSError("no such key:\\n  at line 3")
     Traceback (most recent call last):
-    ValueError: model can't be read: no such key
+    ValueError: model can't be read: no such key: at line 3
     """
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        lines = str(error).strip().splitlines()
-        raise ValueError(f"{told}: {lines[0][:400] if lines else type(error).__name__}") from error
+        why = f"unknown {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{told}: {' '.join(why.split())[:400] or type(error).__name__}") from error
 
 
 @contextmanager

@@ -61,10 +61,13 @@ def check_adapter(folder: Path) -> None:
 
 
 def check_settings(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Refuses a generation config or a chat template that sampling would stumble over.
+    """Refuses sizes, a generation config or a chat template that sampling would stumble over.
 
     Raises: ValueError naming the file, the field and its value; or the template and what it does.
     """
+    for field in ("num_hidden_layers", "num_attention_heads", "hidden_size"):
+        if type(value := getattr(model.config.get_text_config(), field, 1)) is int and value < 1:
+            raise ValueError(f"{field} in {folder / 'config.json'} must be a positive integer, got {value}; {AGAIN}")
     said = getattr(model, "generation_config", None)
     for field, accepted in (("eos_token_id", "token ids"), ("max_new_tokens", "a whole number")):
         value = getattr(said, field, None)

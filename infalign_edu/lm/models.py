@@ -101,8 +101,11 @@ def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None
     with one_line(f"model {folder / (gguf or '')} can't be read"), no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model, info = auto.from_pretrained(folder, output_loading_info=True, **weights, **options)
+    kind = type(model).__name__
     if missing := sorted(info["missing_keys"]):  # else transformers would fill them with random numbers
-        raise ValueError(f"model {folder} must hold all weights of {type(model).__name__}, got none for {missing[:3]}")
+        raise ValueError(f"model {folder} must hold all weights of {kind}, got none for {missing[:3]}")
+    if unused := sorted(key for key in info["unexpected_keys"] if re.search(r"\.\d+\.", key)):  # a head may be left over
+        raise ValueError(f"config.json of {folder} must name all layers of its weights, got no place for {unused[:3]}")
     check_settings(folder, model, tokenizer)
     if gguf and getattr(model, "hf_quantizer", None) is not None:  # the weights are dense now: let them be saved
         model.hf_quantizer, model.is_quantized = None, False

@@ -157,6 +157,24 @@ def tokenizers() -> list[Case]:
     return cases
 
 
+def configurations() -> list[Case]:
+    """Settings of a config.json that does not fit its weights: with fewer layers a model would answer, in silence."""
+    whole = embedded("model")
+    file = json.loads((whole / "config.json").read_text())
+    changes = {
+        "n_layer 1": ({"n_layer": 1}, "name all layers", "transformer.h.1."), "n_layer 0": ({"n_layer": 0}, "name all layers", "transformer.h.0."),
+        "n_head -1": ({"n_head": -1}, "num_attention_heads", "must be a positive integer, got -1"), "n_head a": ({"n_head": "a"}, "n_head", "'a'"),
+        "a function": ({"activation_function": "exp"}, "can't be read: unknown 'exp'"),
+    }  # fmt: skip
+    cases = []
+    for name, (change, *says) in changes.items():
+        folder = Path(tempfile.mkdtemp())
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(file | change))
+        cases.append(wrong(f"config.json: {name}", lambda f=folder: models.load(f), folder.name, *says))
+    return cases
+
+
 def names() -> list[Case]:
     """Models and devices by name."""
     folder = Path(tempfile.mkdtemp())
@@ -203,4 +221,4 @@ def decoders() -> list[Case]:
 
 
 def cases() -> list[Case]:
-    return [*prompts(), *counts(), *formats(), *tokenizers(), *names(), *decoders()]
+    return [*prompts(), *counts(), *formats(), *tokenizers(), *configurations(), *names(), *decoders()]
