@@ -87,6 +87,9 @@ def build(name: str) -> None:
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or sorted({path.stem for path in [*HERE.glob("*.ipynb"), *HERE.glob("key/*.ipynb")]})
+    known = sorted({path.stem for path in [*HERE.glob("*.ipynb"), *HERE.glob("key/*.ipynb")]})
+    chosen = [name.removesuffix(".ipynb") for name in sys.argv[1:]] or known
+    if unknown := {*chosen} - {*known}:
+        sys.exit(f"notebook must be one of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     for name in chosen:
-        build(name.removesuffix(".ipynb"))
+        build(name)

@@ -183,6 +183,8 @@ def main(folder: Path = ROOT / "build" / "mutants" / "mutants", out: Path = ROOT
         tried = sum(counts.values()) - counts["untried"]
         print(f"{module:<28}{tried:>7}{counts['killed']:>8}{counts['timed out']:>11}{counts['survived']:>10}{counts['untried']:>9}")
     tried = sum(total.values()) - total["untried"]
+    if not tried:
+        sys.exit(f"mutants must have been tried by mutmut in {folder}, got none; {out} is as it was")
     print(f"{'together':<28}{tried:>7}{total['killed']:>8}{total['timed out']:>11}{total['survived']:>10}{total['untried']:>9}")
     for kind, count in Counter(row["reason"] for row in rows).most_common():
         print(f"{count:>6}  {kind}")

@@ -131,7 +131,41 @@ pairs = []
     assert [row["win_rate"] for row in again] == [row["win_rate"] for row in table]
 
 
+def test_half_a_table_never_replaces_a_whole_one(tmp_path):
+    """A sweep of one seed, or one that was stopped, leaves the shipped table of all seeds as it is."""
+    config, out, folder = run.load("frontiers", True), tmp_path / "data", tmp_path / "cells"
+    grid, shared = run.cells(config), run.setting(config)
+    rates, theory = np.full((1, len(shared.procedures), 3), 0.5), dict.fromkeys(shared.procedures, 0.5)
+
+    def after(*done):
+        for cell in done:
+            run.store(folder, run.Found(cell, 0.4, True, 0.1, 9, rates, theory, np.nan, 1.0), shared, {"commit": "", "command": ""})
+        run.summarise(config, folder, out, "frontiers")
+        return len(list(csv.DictReader((folder / "frontiers.csv").open()))) // len(shared.procedures)
+
+    out.mkdir()
+    (out / "frontiers.csv").write_text("the whole table")
+    assert after(grid[0]) == 1 and after(*grid[1:-1]) == len(grid) - 1
+    assert (out / "frontiers.csv").read_text() == "the whole table" and not (out / "frontiers_pairs.csv").exists()
+    after(grid[-1])
+    assert len(list(csv.DictReader((out / "frontiers.csv").open()))) == len(grid) * len(shared.procedures)
+    assert (out / "frontiers_pairs.csv").exists()
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ("frontier", "experiment must be one of algorithms, frontiers"), ("frontiers --quick --jobs 0", "jobs must be at least 1, got 0"),
+    ("frontiers --quick --seeds 0 7", "seeds must be among [0], got [7]"), ("frontiers --seeds -1", "seeds must be among [0, 1, 2, 3, 4], got [-1]"),
+])  # fmt: skip
+def test_a_wrong_command_is_one_line_and_nothing_is_written(line, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    with pytest.raises(SystemExit) as end:
+        run.main(line.split())
+    told = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and len(told) == 1 and told[0].startswith("experiments: ") and says in told[0]
+    assert not list(tmp_path.rglob("*.csv"))
+
+
 def test_a_wrong_name_is_told_what_there_is(monkeypatch):
-    with pytest.raises(SystemExit, match="experiment must be one of algorithms, .*frontiers"):
+    with pytest.raises(ValueError, match="experiment must be one of algorithms, .*frontiers"):
         run.load("frontier", False)
     assert tomllib.loads((ROOT / "infalign_edu" / "rl" / "experiments" / "frontiers.toml").read_text())["seeds"] == [0, 1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -164,6 +165,12 @@ def test_the_command_line(tmp_path, capsys):
     assert capsys.readouterr().err == f"masters: masters must be a folder with solved notebooks, got {str(empty)!r} without any\n"
     with pytest.raises(ValueError, match="kind must be one of student, key, instructor, got 'teacher'"):
         masters.write("teacher", tmp_path, tmp_path)
+    shutil.copytree(ROOT / masters.MASTERS, tmp_path / "own")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()}
+    for kind in masters.COPIES:  # else the solutions would be gone
+        assert masters.main([kind, "--masters", str(tmp_path / "own"), "--out", str(tmp_path / "one" / ".." / "own")]) == 2
+        assert "out must be another folder than that of the masters" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()} == before
     (tmp_path / "file").write_text("")
     assert masters.main(["key", "--masters", str(ROOT / masters.MASTERS), "--out", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -130,12 +130,17 @@ COPIES = {
 
 
 def write(kind: str, masters: Path, out: Path) -> list[Path]:
-    """Writes one kind of copy of every master, each file whole. Raises: ValueError for a folder without masters."""
+    """Writes one kind of copy of every master, each file whole.
+
+    Raises: ValueError for a folder without masters, and for the masters' own: their solutions would be gone.
+    """
     if kind not in COPIES:
         raise ValueError(f"kind must be one of {', '.join(COPIES)}, got {kind!r}")
     sources = sorted(masters.glob("[0-9]*.ipynb"))
     if not sources:
         raise ValueError(f"masters must be a folder with solved notebooks, got {str(masters)!r} without any")
+    if out.resolve() == masters.resolve():
+        raise ValueError(f"out must be another folder than that of the masters, got {str(out)!r}")
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for source in sources:

@@ -104,7 +104,8 @@ def read(folder: Path, auto: Any, *, dtype: torch.dtype, gguf: str | None = None
     kind = type(model).__name__
     if missing := sorted(info["missing_keys"]):  # else transformers would fill them with random numbers
         raise ValueError(f"model {folder} must hold all weights of {kind}, got none for {missing[:3]}")
-    if unused := sorted(key for key in info["unexpected_keys"] if re.search(r"\.\d+\.", key)):  # a head may be left over
+    # A head may be left over, a layer may not.
+    if unused := sorted(key for key in info["unexpected_keys"] if re.search(r"\.\d+\.", key)):
         raise ValueError(f"config.json of {folder} must name all layers of its weights, got no place for {unused[:3]}")
     check_settings(folder, model, tokenizer)
     if gguf and getattr(model, "hf_quantizer", None) is not None:  # the weights are dense now: let them be saved

@@ -72,11 +72,11 @@ class Found:
 
 
 def load(name: str, quick: bool) -> dict[str, Any]:
-    """The config of an experiment, in its small form if asked. Raises: SystemExit for a name without one."""
+    """The config of an experiment, in its small form if asked. Raises: ValueError for a name without one."""
     file = HERE / f"{name}.toml"
     if not file.exists():
         names = ", ".join(sorted(path.stem for path in HERE.glob("*.toml")))
-        raise SystemExit(f"experiment must be one of {names}, got {name!r}")
+        raise ValueError(f"experiment must be one of {names}, got {name!r}")
     config = tomllib.loads(file.read_text(encoding="utf-8"))
     return config | config["quick"] if quick else config
 

@@ -5,8 +5,9 @@
 NAME.toml beside this file says what is trained, on which seeds, and which pairs are compared. A stopped or killed sweep
 goes on with the next group of cells; the group that was in training is done again. NAME.csv has a row for each cell,
 procedure and judge; NAME_pairs.csv the paired differences, with intervals over prompts and seeds. Both are written anew
-after each group, whole. --quick takes the config's small form, writes to runs/quick/, and prints what that can and
-can't show; `quick` is the same for notebooks, a cell at a time.
+after each group, whole, beside the cells as long as some are missing: half a table never replaces a whole one. --quick
+takes the config's small form, writes to runs/quick/, and prints what that can and can't show; `quick` is the same for
+notebooks, a cell at a time.
 """
 
 from __future__ import annotations
@@ -99,9 +100,10 @@ def write(path: Path, table: list[dict[str, Any]]) -> None:
 
 
 def summarise(config: dict[str, Any], folder: Path, out: Path, name: str) -> None:
-    """Writes the two CSV files from the cells that are done."""
-    shared = setting(config)
-    done = {cell: found for cell in cells(config) if (found := stored(folder, cell, shared))}
+    """Writes the two CSV files from the cells that are done: to `out` when all are, else to `folder`."""
+    shared, grid = setting(config), cells(config)
+    done = {cell: found for cell in grid if (found := stored(folder, cell, shared))}
+    out = out if len(done) == len(grid) else folder
     if done:
         write(
             out / f"{name}.csv", [row for cell, found in done.items() for row in rows(cell, found, shared.procedures)]
@@ -128,6 +130,10 @@ def quick(name: str, part: int) -> dict[str, float]:
 
 def sweep(name: str, config: dict[str, Any], folder: Path, out: Path, asked: argparse.Namespace) -> None:
     """Runs the groups that are not done yet, in processes of their own, and writes the tables after each."""
+    if asked.jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {asked.jobs}")
+    if unknown := sorted({*(asked.seeds or ())} - {*config["seeds"]}):
+        raise ValueError(f"seeds must be among {config['seeds']}, got {unknown}")
     about = {"command": f"python experiments/run.py {name}" + " --quick" * asked.quick, "commit": commit()}
     shared = setting(config)
     waiting = [group for group in groups(cells(config)) if any(stored(folder, cell, shared) is None for cell in group)]
@@ -169,10 +175,10 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--jobs", type=int, default=1, help="groups of cells at a time, one core each")
     options.add_argument("--seeds", type=int, nargs="*", help="only these seeds")
     asked = options.parse_args(arguments)
-    config = load(asked.name, asked.quick)
     folder = ROOT / "runs" / ("quick" if asked.quick else "experiments") / asked.name
     out = ROOT / "runs" / "quick" if asked.quick else ROOT / "data" / "runs"
     try:
+        config = load(asked.name, asked.quick)
         with atomic.held(folder, "sweep"):
             for table in (f"{asked.name}.csv", f"{asked.name}_pairs.csv"):
                 atomic.clear(out, table)
