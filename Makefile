@@ -87,7 +87,7 @@ site: .venv/test      ## the solved course as web pages: build/site
 wheel: .venv/test     ## the package as one file, for hosted notebooks: dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
-notebooks: .venv/test ## run every notebook and save its outputs
+notebooks: .venv/test ## run every notebook and save its outputs; one with answers in it is refused
 	$(BIN)/python notebooks/build.py
 
 lint: .venv/test      ## style and types
@@ -106,5 +106,6 @@ mutants: .venv/test   ## mutants of the method and the theory, hours: build/muta
 pretrain: .venv/lab   ## train the embedded reference model from scratch
 	$(BIN)/python -m infalign_edu.lm.pretrain --out data/embedded/model
 
-clean:                ## remove the environment and caches, keep runs/
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+clean:                ## remove the environment and caches, keep runs/ and the grades in build/
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	test ! -d build || find build -mindepth 1 -maxdepth 1 ! -name grades -exec rm -rf {} +

@@ -19,6 +19,7 @@ from nbclient import NotebookClient
 
 from infalign_edu.atomic import write_text
 from infalign_edu.classroom import masters
+from infalign_edu.classroom.grading.source import untouched
 
 HERE = Path(__file__).parent
 KEPT = ("tags", "nbgrader")  # of a cell's metadata
@@ -76,9 +77,29 @@ def run(notebook: nbformat.NotebookNode, path: Path) -> None:
     print(f"{path.relative_to(HERE)}: {len(notebook.cells)} cells")
 
 
+def answered(notebook: nbformat.NotebookNode) -> list[str]:
+    """The exercises of a student's copy that are not as they were handed out."""
+    cells = [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("solution")]
+    return [cell.metadata.nbgrader.grade_id for cell in cells if not _stub(cell.source)]
+
+
+def _stub(source: str) -> bool:
+    names = re.findall(r"^def (\w+)", source, re.MULTILINE)
+    try:
+        return len(names) == 1 and untouched(source, names[0])
+    except SyntaxError:
+        return False
+
+
 def build(name: str) -> None:
-    """Runs a notebook; one that has a master is made from it after the master ran."""
+    """Runs a notebook; one that has a master is made from it after the master ran.
+
+    Raises: ValueError for one in which exercises are answered: somebody's work would be gone.
+    """
     path, master = HERE / f"{name}.ipynb", HERE / "key" / f"{name}.ipynb"
+    if path.exists() and (done := answered(nbformat.read(path, as_version=4))):
+        told = f"got answers to {', '.join(done)}; move the file away, or give up the answers with git checkout"
+        raise ValueError(f"{path.name} must hold no answers to be made anew, {told}")
     if not master.exists():
         run(nbformat.read(path, as_version=4), path)
         return
@@ -91,5 +112,8 @@ if __name__ == "__main__":
     chosen = [name.removesuffix(".ipynb") for name in sys.argv[1:]] or known
     if unknown := {*chosen} - {*known}:
         sys.exit(f"notebook must be one of {', '.join(known)}, got {', '.join(sorted(unknown))}")
-    for name in chosen:
-        build(name)
+    try:
+        for name in chosen:
+            build(name)
+    except ValueError as error:
+        sys.exit(f"notebooks: {error}")

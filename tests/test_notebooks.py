@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -52,10 +53,32 @@ def test_nothing_of_this_run_is_kept(book):
     assert [cell["id"] for cell in book["cells"]] == [f"cell-{i:02d}" for i in range(len(book["cells"]))]
 
 
-def test_printed_text_is_saved_in_one_piece_however_it_arrived():
+def builder():
     spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks" / "build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
+    return build
+
+
+@pytest.mark.parametrize("answer", ["return u", "x = u\n    ...  # your answer", "return ("])
+def test_a_notebook_with_answers_is_not_made_anew(answer, tmp_path, monkeypatch):
+    """`make notebooks` is for who writes the course; a student who runs it keeps what they have written."""
+    build, name = builder(), "01_alignment_and_win_rate"
+    shutil.copytree(ROOT / "notebooks" / "key", tmp_path / "key")
+    book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    assert build.answered(book) == []
+    cell = next(cell for cell in book.cells if cell.metadata.get("nbgrader", {}).get("solution"))
+    cell.source = cell.source.replace("...  # your answer", answer)
+    nbformat.write(book, tmp_path / f"{name}.ipynb")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.ipynb")}
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    with pytest.raises(ValueError, match=f"must hold no answers to be made anew, got answers to {cell.metadata.nbgrader.grade_id};"):
+        build.build(name)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.ipynb")} == before
+
+
+def test_printed_text_is_saved_in_one_piece_however_it_arrived():
+    build = builder()
     new = nbformat.v4.new_output
     figure = new("display_data", data={"image/png": "", "text/plain": "<Image at 0x7f90c027eb60>"})
     pieces = [new("stream", name=n, text=t) for n, t in (("stdout", "a\n"), ("stderr", "50 %"), ("stdout", "b\n"))]
