@@ -374,3 +374,44 @@ def test_every_option_has_a_line_of_help(capsys):
     told = capsys.readouterr().out
     for name in ia.CTRLConfig.__dataclass_fields__:
         assert re.search(rf"--{name.replace('_', '-')}\b", told)
+
+
+def test_a_run_goes_on_with_the_same_own_objects_only(tmp_path):
+    """Every lambda has the same name, and an object of a class without one has another address in every process."""
+
+    class Bent:
+        def __init__(self, power):
+            self.power = power
+
+        def __call__(self, u):
+            return np.asarray(u) ** self.power
+
+    class Graded(Careless):
+        def __init__(self, share):
+            self.share = share
+
+        def cdf(self, t):
+            return (1 - self.share) * np.asarray(t) + self.share * np.asarray(t) ** 2
+
+    def config(**changes):
+        own = {"procedure": Graded(0.5), "transform": Bent(2), "reward": lambda p, r: [len(text) for text in r]}
+        return ia.CTRLConfig(**SMALL | {"out": str(tmp_path / "r")} | own | changes)
+
+    ctrl.align(config())
+    again = ctrl.align(config(resume=True))
+    assert again.report["transform"] == "Bent" and list(again.report["runs"]) == ["Bent"]
+    for name, other in (("transform", Bent(3)), ("procedure", Graded(0.4)), ("reward", lambda p, r: [-len(text) for text in r])):
+        with pytest.raises(ValueError, match=rf"^{name} must be '\S+ [0-9a-f]{{12}}' to resume .*, got '\S+ [0-9a-f]{{12}}'$"):
+            ctrl.align(config(resume=True, **{name: other}))
+    table = str(tmp_path / "r" / "calibration.npz")
+    with pytest.raises(ValueError, match="was made for other prompts, another reward or another model"):
+        ctrl.align(config(out=str(tmp_path / "other"), calibration=table, reward=lambda p, r: [0.0] * len(r)))
+
+
+def test_an_object_that_a_name_stands_for_is_that_name():
+    named = ia.CTRLConfig(procedure="best-of-4", transform="exp:10").identity()
+    assert ia.CTRLConfig(procedure=ia.BestOfN(4), transform=ia.Exponential(10)).identity() == named
+    best = theory.optimum("best-of-4", 0.3).transform
+    first, second = (ia.CTRLConfig(transform=phi).identity()["transform"] for phi in (best, theory.optimum("best-of-4", 0.2).transform))
+    assert first.startswith("OptimalTransform ") and first != second
+    assert first == ia.CTRLConfig(transform=theory.optimum("best-of-4", 0.3).transform).identity()["transform"]

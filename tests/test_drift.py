@@ -47,7 +47,7 @@ def test_the_locks_hold_what_each_package_asks_for_here():
 
     from packaging.utils import canonicalize_name
 
-    found = drift.locked(drift.LOCK, drift.TEST_LOCK)
+    found = drift.locked(drift.LOCK, drift.TEST_LOCK, drift.CUDA_LOCK)
     todo, seen = [(name, "") for name in drift.pins(drift.PINS, drift.TEST_PINS)], set()
     while todo:
         name, extra = todo.pop()

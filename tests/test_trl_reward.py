@@ -95,16 +95,22 @@ def test_saved_tables_come_back_whole_and_are_checked(tmp_path, folder, tables):
         back = Tables.load(path, world.PROMPTS, **tables.made_with)
         assert np.array_equal(back.calibrator.reference_rewards, tables.calibrator.reference_rewards)
     assert "w1" not in json.dumps(tables.made_with)  # prompts may be private
-    asked = []
+    world.ASKED.clear()
     policy = world.policy(folder / "model")
-    again = Tables.make(policy, world.PROMPTS, _named(asked), samples=world.K, path=file)
-    assert asked == [] and np.array_equal(again.calibrator.reference_rewards, back.calibrator.reference_rewards)
+    again = Tables.make(policy, world.PROMPTS, world.reward, samples=world.K, path=file)
+    assert world.ASKED == [] and np.array_equal(again.calibrator.reference_rewards, back.calibrator.reference_rewards)
     with pytest.raises(ValueError, match=r"calibration.npz' must be made with samples 8, got 64"):
         Tables.make(policy, world.PROMPTS, world.reward, samples=8, path=file)
     with pytest.raises(ValueError, match=r"must be made with seed 3, got 0"):
         Tables.make(policy, world.PROMPTS, world.reward, samples=world.K, path=file, seed=3)
-    with pytest.raises(ValueError, match=r"must be made with reward 'abs', got 'reward'"):
+    with pytest.raises(ValueError, match=r"must be made with reward 'abs', got 'reward \w{12}'"):
         Tables.make(policy, world.PROMPTS, abs, samples=world.K, path=file)
+
+    def reward(prompts, responses):  # of the same name
+        return [-value for value in world.reward(prompts, responses)]
+
+    with pytest.raises(ValueError, match=r"must be made with reward 'reward \w{12}', got 'reward \w{12}'"):
+        Tables.make(policy, world.PROMPTS, reward, samples=world.K, path=file)
     with pytest.raises(ValueError, match=r"must be made with prompts '"):
         Tables.make(policy, world.PROMPTS | {"two": "w0"}, world.reward, samples=world.K, path=file)
     with torch.no_grad():
@@ -114,14 +120,6 @@ def test_saved_tables_come_back_whole_and_are_checked(tmp_path, folder, tables):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="can't be read"):
         Tables.load(file, world.PROMPTS)
-
-
-def _named(asked):
-    def reward(prompts, responses):
-        asked.extend(prompts)
-        return world.reward(prompts, responses)
-
-    return reward
 
 
 def test_ids_are_texts_that_differ():

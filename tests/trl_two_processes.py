@@ -37,15 +37,9 @@ def main(folder, stop, steps):
     torch.set_num_threads(1)
     state = PartialState(cpu=True)
     assert (state.num_processes, torch.distributed.get_world_size()) == (2, 2), "launched as one process"
-    asked = []
-
-    def reward(prompts, responses):
-        asked.extend(prompts)
-        return world.reward(prompts, responses)
-
-    tables = Tables.make(world.policy(folder / "model"), world.PROMPTS, reward, samples=world.K, path=folder)
-    made, questions = sorted(set(asked)), len(asked)
-    ctrl = CTRLReward(tables, reward, transform="exp:10", target_kl=0.5)
+    tables = Tables.make(world.policy(folder / "model"), world.PROMPTS, world.reward, samples=world.K, path=folder)
+    made, questions = sorted(set(world.ASKED)), len(world.ASKED)
+    ctrl = CTRLReward(tables, world.reward, transform="exp:10", target_kl=0.5)
     rows = [(key, said) for key in world.PROMPTS for said in world.responses()][state.process_index :: 2]
     phi = ctrl(prompts=[world.PROMPTS[key] for key, _ in rows], completions=[said for _, said in rows],
                prompt_id=[key for key, _ in rows])  # fmt: skip

@@ -17,10 +17,12 @@ from infalign_edu.theory.finite import FiniteProblem
 
 WORDS, LENGTH, K = 5, 2, 64
 PROMPTS = {"one": "w0", "two": "w1", "three": "w2"}
+ASKED: list[str] = []  # what the reward was asked about in this process
 
 
 def reward(prompts, responses):
     """A number for each prompt and response, the same in every process; no ties."""
+    ASKED.extend(prompts)
     return noise(0, prompts, responses)
 
 

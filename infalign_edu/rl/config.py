@@ -17,6 +17,7 @@ from infalign_edu.order_statistics import real
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.rl import algorithms
+from infalign_edu.rl.names import by_code, by_values, label, pairs_name
 from infalign_edu.transforms import Transform
 from infalign_edu.transforms import transform as named_transform
 
@@ -185,7 +186,12 @@ class CTRLConfig:
         """The fields that decide a run's numbers: what a resumed run must share with the first one."""
         free = ("out", "resume", "threads", "allocator", "micro_batch")  # where it runs, and how much at once
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
-        return {k: v if v is None or isinstance(v, int | float | str) else label(v) for k, v in values.items()}
+        own = {
+            "procedure": by_values(self.procedure, named_procedure, named_procedure(self.procedure).cdf),
+            "transform": by_values(self.transform, named_transform, self.transform),  # type: ignore[arg-type]
+            "reward": by_code(self.reward),
+        }
+        return {k: v if v is None or isinstance(v, int | float | str) else label(v) for k, v in values.items()} | own
 
 
 #                         below 5 M parameters, larger on a CPU, larger on CUDA
@@ -206,24 +212,6 @@ _CHOICES: dict[str, tuple[Any, Any, Any]] = {
     "max_new_tokens": (None, 24, 64),
     "preference_pairs": (2000, 240, 1600),
 }
-
-
-def label(spec: object) -> str:
-    """The name of a setting: a string as it is, an own object by its name or its str.
-
-    >>> label("exp:10"), label(abs)
-    ('exp:10', 'abs')
-    """
-    return spec.strip() if isinstance(spec, str) else getattr(spec, "__name__", str(spec))
-
-
-def pairs_name(spec: str) -> str:
-    """A preference file without the folders it lies in; "embedded" and a Hub name as they are.
-
-    >>> pairs_name("hub:a/b/harmless-base/test.jsonl.gz"), pairs_name("/data/pairs.jsonl"), pairs_name("")
-    ('hub:a/b/harmless-base/test.jsonl.gz', 'pairs.jsonl', 'embedded')
-    """
-    return spec if spec.startswith("hub:") else spec.replace("\\", "/").rsplit("/", 1)[-1] or "embedded"
 
 
 def option_help() -> dict[str, str]:

@@ -16,7 +16,8 @@ from infalign_edu.lm.datasets import Preference, PromptSet, load_preferences, lo
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.models import cache_folder
 from infalign_edu.lm.policy import Policy
-from infalign_edu.rl.config import CTRLConfig, label, pairs_name
+from infalign_edu.rl.config import CTRLConfig
+from infalign_edu.rl.names import by_code, label, pairs_name
 
 WORLDLY = ("gold", "learned")  # rewards of the embedded world
 OVERLAP = (
@@ -35,10 +36,12 @@ class Data:
     reward_name: str
     reward_report: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    reward_mark: str = ""  # what tells an own reward from another of its name
 
     def fingerprint(self, reference: Policy) -> str:
         """A hash of what decides a calibration table: prompts, reward, model, longest response."""
-        parts = [fingerprint(reference), str(reference.max_new_tokens), self.reward_name, *self.training]
+        name = self.reward_mark or self.reward_name
+        parts = [fingerprint(reference), str(reference.max_new_tokens), name, *self.training]
         digest = hashlib.sha256()
         for part in parts:
             digest.update(len(part).to_bytes(8, "little") + part.encode("utf-8", "surrogatepass"))
@@ -58,7 +61,8 @@ def prepare(config: CTRLConfig, reference: Policy) -> Data:
     if name.startswith("gold:") and config.reward_noise > 0:
         reward = rewards.Noisy(reward, config.reward_noise, seed=0)
         name += f" + fixed label noise of standard deviation {config.reward_noise:g}"
-    return Data(training, heldout, reward, name, report, notes)
+    mark = by_code(config.reward) if callable(config.reward) else ""
+    return Data(training, heldout, reward, name, report, notes, mark)
 
 
 def prompts_of(config: CTRLConfig) -> tuple[list[str], list[str]]:

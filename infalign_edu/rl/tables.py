@@ -24,7 +24,7 @@ from infalign_edu.inputs import reals, shown
 from infalign_edu.lm.features import fingerprint
 from infalign_edu.lm.rewards import Reward
 from infalign_edu.lm.rewards import reward as named_reward
-from infalign_edu.rl.config import label
+from infalign_edu.rl.names import by_code
 from infalign_edu.rl.trainer import stream
 
 Array = NDArray[np.float64]
@@ -83,7 +83,7 @@ class Tables:
         row owes nothing to its neighbours. Raises: ValueError for a file made with anything else, naming what.
         """
         named = keyed(prompts)
-        facts = {"prompts": digest(named), "model": identity(reference), "reward": label(reward), "seed": seed,
+        facts = {"prompts": digest(named), "model": identity(reference), "reward": by_code(reward), "seed": seed,
                  "max_new_tokens": reference.max_new_tokens, "chat": bool(getattr(reference, "chat", False)),
                  "samples": samples}  # fmt: skip
         file = _file(path) if path is not None else None

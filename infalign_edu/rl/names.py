@@ -1,0 +1,75 @@
+"""What a setting is called, and what tells one's own object from another of the same name.
+
+A run that goes on, and a calibration table that is used again, must be the ones that were begun, and every lambda is
+called `<lambda>`. A transform and a procedure are known by their values, a reward that is a function by its code. Left
+out: what such a function reads elsewhere, and rewards that are objects, known by their name alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from types import CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+
+GRID = np.linspace(0, 1, 259)[1:-1]
+
+
+def label(spec: object) -> str:
+    """The name of a setting: a string as it is, an own object by its name, its str or its class.
+
+    >>> label("exp:10"), label(abs), label(object())
+    ('exp:10', 'abs', 'object')
+    """
+    if isinstance(spec, str):
+        return spec.strip()
+    unnamed = type(spec).__str__ is object.__str__ and type(spec).__repr__ is object.__repr__
+    name = getattr(spec, "__name__", type(spec).__name__ if unnamed else str(spec))
+    return re.sub(r" at 0x[0-9a-f]+", "", name)  # an address is another one in the next process
+
+
+def by_values(spec: object, named: Callable[[str], object], values: Callable[[np.ndarray], Any]) -> str:
+    """A transform's or a procedure's name, with a mark of its values where the name alone does not stand for it.
+
+    >>> by_values("log", str, np.log)
+    'log'
+    >>> by_values(lambda u: u**2, str, lambda u: u**2) == by_values(lambda u: u**3, str, lambda u: u**3)
+    False
+    """
+    name = label(spec)
+    with suppress(ValueError):
+        if isinstance(spec, str) or named(name) == spec:
+            return name
+    return f"{name} {_mark(' '.join(f'{value:.6g}' for value in np.ravel(values(GRID))))}"
+
+
+def by_code(spec: object) -> str:
+    """A reward's name, with a mark of its code where it is a function.
+
+    >>> by_code("gold:helpfulness"), by_code(lambda p, r: [0.0]) == by_code(lambda p, r: [1.0])
+    ('gold:helpfulness', False)
+    """
+    return f"{label(spec)} {_mark(_code(spec.__code__))}" if isinstance(spec, FunctionType) else label(spec)
+
+
+def _code(code: CodeType) -> str:
+    consts = (sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts)  # a set has no order
+    parts = [_code(c) if isinstance(c, CodeType) else repr(c) for c in consts]
+    return " ".join([code.co_code.hex(), *code.co_names, *parts])
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def pairs_name(spec: str) -> str:
+    """A preference file without the folders it lies in; "embedded" and a Hub name as they are.
+
+    >>> pairs_name("hub:a/b/harmless-base/test.jsonl.gz"), pairs_name("/data/pairs.jsonl"), pairs_name("")
+    ('hub:a/b/harmless-base/test.jsonl.gz', 'pairs.jsonl', 'embedded')
+    """
+    return spec if spec.startswith("hub:") else spec.replace("\\", "/").rsplit("/", 1)[-1] or "embedded"
