@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from infalign_edu.inputs import MOST, generator, nearest, shown
 from infalign_edu.mixtures import Mixture
 from infalign_edu.order_statistics import Array, RankMixture, kth_best, last_axis, real, unit
+from infalign_edu.own_procedures import check_law
 
 
 @runtime_checkable
@@ -226,15 +227,18 @@ def procedure(name: str | Procedure) -> Procedure:
     Names: standard, best-of-4, worst-of-4, 2nd-best-of-4, top-2-of-8, best-of-poisson-3.0, and mixtures such as
     0.5*standard+0.5*best-of-4. A procedure is returned as it is.
 
-    Raises: ValueError for an unknown name, with the nearest one, and for what is neither a name nor a procedure.
+    Raises: ValueError for an unknown name, with the nearest one, for what is neither a name nor a procedure, and for a
+    procedure of one's own whose cdf or pdf is none (`check_law`).
 
     >>> procedure("2nd-best-of-4"), str(procedure("worst-of-16"))
     (KthBest(k=2, n=4), 'worst-of-16')
     """
     if not isinstance(name, str):
-        if all(hasattr(name, field) for field in ("max_n", "cdf", "pdf")) and not isinstance(name, type):
-            return name
-        raise _unknown(name)
+        if not all(hasattr(name, field) for field in ("max_n", "cdf", "pdf")) or isinstance(name, type):
+            raise _unknown(name)
+        if not type(name).__module__.startswith("infalign_edu."):
+            check_law(name)
+        return name
     text = name.strip()
     parts = re.split(r"\+(?=[\d.eE-]+\*)", text)
     if all("*" in part for part in parts):

@@ -393,6 +393,9 @@ def test_a_run_goes_on_with_the_same_own_objects_only(tmp_path):
         def cdf(self, t):
             return (1 - self.share) * np.asarray(t) + self.share * np.asarray(t) ** 2
 
+        def pdf(self, t):
+            return 1 - self.share + 2 * self.share * np.asarray(t)
+
     def config(**changes):
         own = {"procedure": Graded(0.5), "transform": Bent(2), "reward": lambda p, r: [len(text) for text in r]}
         return ia.CTRLConfig(**SMALL | {"out": str(tmp_path / "r")} | own | changes)

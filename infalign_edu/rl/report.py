@@ -16,6 +16,7 @@ import numpy as np
 
 from infalign_edu import atomic, plots, theory
 from infalign_edu.calibration import EmpiricalCalibrator
+from infalign_edu.own_procedures import choice
 from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.rl.config import CTRLConfig
 from infalign_edu.rl.evaluation import Comparison, Evaluation, Outcome
@@ -191,7 +192,7 @@ def _before_and_after(config: CTRLConfig, found: Evaluation) -> str:
         rows = []
         for name, samples in (("reference", found.reference), (found.outcomes[-1].trained.name, policy)):
             rewards, M = samples.rewards[x, :draws], samples.rewards.shape[1]
-            mark = int(shown.select(rewards, np.random.default_rng(config.seed)))
+            mark = choice(shown, rewards, np.random.default_rng(config.seed))
             for i, u in enumerate(C(rewards[None])[0]):
                 text = samples.responses[x * M + i]
                 rows.append([name, f"{rewards[i]:.2f}", f"{u:.2f}", "shown" if i == mark else "", text])

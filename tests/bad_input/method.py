@@ -179,6 +179,51 @@ def procedures() -> list[Case]:
     ]  # fmt: skip
 
 
+class Own:
+    """A procedure as a user writes it; each case spoils one of its names."""
+
+    max_n = 2
+
+    def __init__(self, **spoiled: object) -> None:
+        vars(self).update(spoiled)
+
+    def cdf(self, t):
+        return 0.5 * np.asarray(t) + 0.5 * np.asarray(t) ** 2
+
+    def pdf(self, t):
+        return 0.5 + np.asarray(t)
+
+    def __str__(self) -> str:
+        return "own"
+
+
+def own_procedures() -> list[Case]:
+    """Laws that are none, wherever a procedure is taken; steps of a pdf are no fault."""
+    flat = np.ones_like
+    laws = {
+        "a pdf of best-of-2": ({"pdf": lambda t: 2 * t}, "pdf must be the slope of cdf"), "a pdf twice": ({"pdf": lambda t: 1 + 2 * t}, "pdf must be the slope"),
+        "a pdf below 0": ({"pdf": lambda t: 3 - 4 * t}, "pdf must be the slope of cdf"), "a pdf of nan": ({"pdf": lambda t: t * nan}, "pdf must give one finite number"),
+        "a pdf of one number": ({"pdf": lambda t: 1.0}, "pdf must give one finite number"), "a pdf in text": ({"pdf": lambda t: "a"}, "pdf must hold real numbers, got 'a'"),
+        "a cdf to 2": ({"cdf": lambda t: 2 * t, "pdf": lambda t: 2 * flat(t)}, "cdf must rise from 0 to 1, got 0 at 0, 2 at 1"),
+        "a cdf that falls": ({"cdf": lambda t: 1 - t, "pdf": lambda t: -flat(t)}, "cdf must rise from 0 to 1, got 1 at 0, 0 at 1"),
+        "a cdf that dips": ({"cdf": lambda t: t + 0.3 * np.sin(2 * np.pi * t)}, "cdf must rise", "a least step of -0.0"),
+        "max_n in text": ({"max_n": "a"}, "max_n must be an integer of at least 1, got 'a'"), "max_n 0": ({"max_n": 0}, "max_n must be", "got 0"),
+    }  # fmt: skip
+    taken = {
+        "procedure": ia.procedure, "a mixture": lambda p: ia.Mixture([0.5, 0.5], [p, "standard"]), "an optimum": lambda p: ia.theory.optimum(p, 0.3),
+        "a tilt": lambda p: ia.theory.tilt(ia.Identity(), 0.3).win_rate(p), "levels": lambda p: ia.theory.FiniteProblem([0.5, 0.5], [0, 1]).infalign(p, 0.3),
+        "a win rate": lambda p: ia.win_rate([[1.0, 2.0]], [[1.0, 2.0]], p), "an efficiency": lambda p: ia.theory.efficiency(ia.Identity(), p),
+        "settings": lambda p: ia.CTRLConfig(procedure=p),
+    }  # fmt: skip
+    half = Own(cdf=lambda t: np.maximum(2 * t - 1, 0), pdf=lambda t: np.where(t > 0.5, 2.0, 0.0))  # the better half: a step
+    return [
+        *[wrong(f"{name} for {ask}", lambda f=f, s=spoiled: f(Own(**s)), "procedure own: ", *says)
+          for ask, f in taken.items() for name, (spoiled, *says) in laws.items()],
+        right("a procedure with a step", lambda: ia.procedure(half) is half, True),
+        right("a procedure of one's own", lambda: ia.procedure(Own()).max_n, 2),
+    ]  # fmt: skip
+
+
 def transforms() -> list[Case]:
     """Transforms by name, as tables, and as functions that do not do what a transform does."""
     names = {"exp": "'exp'", "exp:": "'exp:'", "exp:a": "'exp:a'", "exp:0": "got 0.0", "exp:nan": "got nan",
@@ -218,4 +263,4 @@ def transforms() -> list[Case]:
 
 
 def cases() -> list[Case]:
-    return [*tables(), *odd_tables(), *calibrators(), *procedures(), *transforms()]
+    return [*tables(), *odd_tables(), *calibrators(), *procedures(), *own_procedures(), *transforms()]

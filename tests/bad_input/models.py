@@ -175,6 +175,27 @@ def configurations() -> list[Case]:
     return cases
 
 
+def choices() -> list[Case]:
+    """What an own procedure may say of its draws: a reward in the place of a place would show somebody else's response."""
+    best = {"max_n": 2, "cdf": BestOfN(2).cdf, "pdf": BestOfN(2).pdf, "__str__": lambda self: "own",
+            "draws": lambda self, rng: 2, "select": lambda self, rewards, rng: rewards.argmax(-1)}  # fmt: skip
+    spoiled = {
+        "a reward": {"select": lambda self, r, g: r.max()}, "place 2 of 2": {"select": lambda self, r, g: 2}, "place -1": {"select": lambda self, r, g: -1},
+        "all places": {"select": lambda self, r, g: [0, 1]}, "none": {"select": lambda self, r, g: None}, "a truth": {"select": lambda self, r, g: True},
+    }  # fmt: skip
+    few = {"no draw": 0, "half a draw": 1.5, "a draw too many": 3, "None": None}
+    ask = {"decode": lambda p: decoding.decode(policy(), length, p, ASK * 2, 0), "ranked": lambda p: decoding.Ranked(p, length).draw(policy(), ASK, 2, seed=0)}
+    own = lambda change: type("Own", (), best | change)()  # noqa: E731
+    return [
+        *[wrong(f"{who}, select gives {name}", lambda f=f, c=c: f(own(c)), "procedure own: select must give a whole number from 0 to 1", "got")
+          for who, f in ask.items() for name, c in spoiled.items()],
+        *[wrong(f"{who}, {name}", lambda f=f, n=n: f(own({"draws": lambda self, rng: n})), "procedure own: draws must be", "got")
+          for who, f in ask.items() for name, n in few.items()],
+        *[right(f"{who} with an own best-of-2", lambda f=f: length([], f(own({})).responses), length([], f(BestOfN(2)).responses))
+          for who, f in ask.items()],
+    ]  # fmt: skip
+
+
 def names() -> list[Case]:
     """Models and devices by name."""
     folder = Path(tempfile.mkdtemp())
@@ -221,4 +242,4 @@ def decoders() -> list[Case]:
 
 
 def cases() -> list[Case]:
-    return [*prompts(), *counts(), *formats(), *tokenizers(), *configurations(), *names(), *decoders()]
+    return [*prompts(), *counts(), *formats(), *tokenizers(), *configurations(), *choices(), *names(), *decoders()]

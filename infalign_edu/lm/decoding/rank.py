@@ -19,6 +19,7 @@ from infalign_edu.lm.decoding.draws import Draws
 from infalign_edu.lm.policy import Policy, Rollouts
 from infalign_edu.lm.rewards import Reward, score
 from infalign_edu.order_statistics import count
+from infalign_edu.own_procedures import choice, draws
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
 
@@ -108,15 +109,15 @@ def _show(
     """
     seed = checked_seed(seed)
     chance = np.random.default_rng([seed, 1])
-    draws = [procedure.draws(chance) for _ in range(len(prompts) * outputs)]  # a random number for best-of-Poisson
-    most = max(draws, default=1)
+    drawn = [draws(procedure, chance) for _ in range(len(prompts) * outputs)]  # a random number for best-of-Poisson
+    most = max(drawn, default=1)
     generator = torch.Generator().manual_seed(seed)
     rollouts = policy.sample(prompts, outputs * most, generator=generator, **limits)
     number = np.arange(len(rollouts.responses))
-    used = number[number % most < np.repeat(draws, most)]
+    used = number[number % most < np.repeat(drawn, most)]
     every = rollouts.row_prompts
     rewards = np.full(len(number), np.nan)
     rewards[used] = score(reward, [every[r] for r in used], [rollouts.responses[r] for r in used])
-    table = rewards.reshape(len(draws), most)
-    shown = [int(procedure.select(row[:n], chance)) for row, n in zip(table, draws, strict=True)]
+    table = rewards.reshape(len(drawn), most)
+    shown = [choice(procedure, row[:n], chance) for row, n in zip(table, drawn, strict=True)]
     return rollouts, table, np.array(shown, dtype=np.intp)
