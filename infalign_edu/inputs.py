@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -30,6 +31,19 @@ def shown(value: object) -> str:
     ('nan', 120)
     """
     return " ".join(_short.repr(value.item() if isinstance(value, np.generic) else value).split())
+
+
+def label(spec: object) -> str:
+    """What a setting is called: a string as it is, an own object by its name, its str or its class.
+
+    >>> label("exp:10"), label(abs), label(object())
+    ('exp:10', 'abs', 'object')
+    """
+    if isinstance(spec, str):
+        return spec.strip()
+    unnamed = type(spec).__str__ is object.__str__ and type(spec).__repr__ is object.__repr__
+    name = getattr(spec, "__name__", type(spec).__name__ if unnamed else str(spec))
+    return re.sub(r" at 0x[0-9a-f]+", "", name)  # an address is another one in the next process
 
 
 def reals(name: str, values: Any) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from infalign_edu.inputs import MOST, generator, reals, shown
+from infalign_edu.inputs import MOST, generator, label, reals, shown
 
 Array = NDArray[np.float64]
 
@@ -195,7 +195,8 @@ def rank_probabilities_from_pdf(procedure: object) -> Array:
     array([0.75, 0.25])
     """
     if getattr(procedure, "max_n", None) is None:
-        raise ValueError(f"procedure must have a largest number of draws (max_n), got {procedure}, which has none")
+        told = f"got {label(procedure)}, which has none"
+        raise ValueError(f"procedure must have a largest number of draws (max_n), {told}")
     n = count("max_n", procedure.max_n)  # type: ignore[attr-defined]
     t = 0.5 - 0.5 * np.cos(np.pi * (np.arange(4 * n) + 0.5) / (4 * n))
     basis = np.stack([beta_pdf(t, n - k + 1, k) for k in range(1, n + 1)], axis=1)
@@ -203,7 +204,8 @@ def rank_probabilities_from_pdf(procedure: object) -> Array:
     probabilities: Array = scipy.linalg.lstsq(basis, density)[0]
     worst = float(np.abs(basis @ probabilities - density).max())
     if worst > 1e-6 or abs(probabilities.sum() - 1) > 1e-6 or probabilities.min() < -1e-6:
-        raise ValueError(f"procedure {procedure} is no rule on the ranks of {n} draws: its pdf misses by {worst:.1e}")
+        told = f"is no rule on the ranks of {n} draws: its pdf misses by {worst:.1e}"
+        raise ValueError(f"procedure {label(procedure)} {told}")
     probabilities = np.clip(probabilities, 0, None)
     return probabilities / probabilities.sum()
 

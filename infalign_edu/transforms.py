@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from infalign_edu.inputs import nearest, reals, shown
+from infalign_edu.inputs import label, nearest, reals, shown
 from infalign_edu.order_statistics import count, real, unit
 
 Array = NDArray[np.float64]
@@ -168,18 +168,18 @@ def standardize(transform: Transform) -> Transform:
     if not callable(transform):
         raise ValueError(f"transform must be a callable such as ia.transform('exp:10'), got {shown(transform)}")
     u, weight = graded_quadrature()
-    phi = reals(f"transform {transform}", transform(u))
+    phi = reals(f"transform {label(transform)}", transform(u))
     if phi.shape != u.shape or not np.isfinite(phi).all():
-        raise ValueError(f"transform {transform} must give one finite value for every u in (0, 1)")
+        raise ValueError(f"transform {label(transform)} must give one finite value for every u in (0, 1)")
     peak = np.abs(phi).max() or 1.0  # scaled first: exp(700 u) squared would overflow
     mean = float(weight @ (phi / peak))
     part = (weight * (phi / peak - mean) ** 2).reshape(-1, ORDER).sum(axis=1)  # of the variance, panel by panel
     scale = float(np.sqrt(part.sum()))
     if scale <= 1e-13:
-        raise ValueError(f"transform {transform} is constant: it has no scale and no effect on training")
+        raise ValueError(f"transform {label(transform)} is constant: it has no scale and no effect on training")
     if abs(part[0] - part[1]) + abs(part[-1] - part[-2]) > 1e-4 * part.sum():  # of equal width, unequal: a peak
         told = f"got one with a peak within 2^-{PANELS} of u = 0 or 1"
-        raise ValueError(f"transform {transform} must have a finite variance that floats resolve, {told}")
+        raise ValueError(f"transform {label(transform)} must have a finite variance that floats resolve, {told}")
     return Standardized(transform, mean * peak, scale * peak)
 
 

@@ -14,7 +14,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from infalign_edu.calibration import EmpiricalCalibrator, finite_table
-from infalign_edu.inputs import reals
+from infalign_edu.inputs import label, reals
 from infalign_edu.order_statistics import rank_weights, real
 from infalign_edu.procedures import Procedure
 from infalign_edu.procedures import procedure as named_procedure
@@ -158,5 +158,6 @@ def _chances(rewards: Array, weights: Array) -> Array:
 
 def _weights(name: str, procedure: Procedure, samples: int) -> Array:
     if procedure.max_n is not None and samples < procedure.max_n:
-        raise ValueError(f"{name} must hold at least {procedure.max_n} samples a prompt for {procedure}, got {samples}")
+        least = f"at least {procedure.max_n} samples a prompt for {label(procedure)}"
+        raise ValueError(f"{name} must hold {least}, got {samples}")
     return rank_weights(procedure, samples)

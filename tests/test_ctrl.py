@@ -8,6 +8,7 @@ import shutil
 import signal
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -409,6 +410,18 @@ def test_a_run_goes_on_with_the_same_own_objects_only(tmp_path):
     table = str(tmp_path / "r" / "calibration.npz")
     with pytest.raises(ValueError, match="was made for other prompts, another reward or another model"):
         ctrl.align(config(out=str(tmp_path / "other"), calibration=table, reward=lambda p, r: [0.0] * len(r)))
+
+
+def test_the_readmes_own_procedure_has_a_name(tmp_path):
+    """It has no `__str__`; a report must not show where it lay in memory."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    given: dict = {}
+    exec(readme.split("## Bring your own\n\n```python\n")[1].split("```")[0], given)  # noqa: S102
+    config = replace(given["config"], out=str(tmp_path / "r"), **{k: v for k, v in SMALL.items() if k != "out"})
+    run = ctrl.align(config)
+    assert run.report["procedure"] == "Careless" and run.report["transform"] == "hinge" and run.report["reward"] == "brevity"
+    assert set(run.report["win_rates"]) == {"standard", "best-of-4", "worst-of-4", "Careless"}
+    assert " object at " not in (run.folder / "report.json").read_text() + (run.folder / "report.html").read_text()
 
 
 def test_an_object_that_a_name_stands_for_is_that_name():

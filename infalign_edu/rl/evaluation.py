@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from infalign_edu import theory
+from infalign_edu.inputs import label
 from infalign_edu.lm import adapters
 from infalign_edu.lm.rewards import Reward, score
 from infalign_edu.procedures import Procedure
@@ -134,7 +135,7 @@ def evaluate(
     `explore(run, final_kl=..., kl=...)` yields (step, policy) pairs on the way from a run's final KL to another.
     """
     prompts, samples, seed = data.heldout, config.evaluation_samples or 1, config.seed
-    shown = str(named_procedure(config.procedure))
+    shown = label(named_procedure(config.procedure))
     names = list(dict.fromkeys(["standard", "best-of-4", "worst-of-4", shown]))
     base = draw(reference, reference, data.reward, prompts, config.base_samples or samples, seed, REFERENCE)
 
@@ -159,7 +160,7 @@ def evaluate(
 
 def _procedure(config: CTRLConfig, name: str) -> Procedure:
     own = named_procedure(config.procedure)
-    return own if str(own) == name else named_procedure(name)
+    return own if label(own) == name else named_procedure(name)
 
 
 def theory_at(transform: Transform, kl: float, shown: Procedure) -> float:

@@ -8,7 +8,6 @@ out: what such a function reads elsewhere, and rewards that are objects, known b
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from types import CodeType, FunctionType
@@ -16,20 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from infalign_edu.inputs import label
+
 GRID = np.linspace(0, 1, 259)[1:-1]
-
-
-def label(spec: object) -> str:
-    """The name of a setting: a string as it is, an own object by its name, its str or its class.
-
-    >>> label("exp:10"), label(abs), label(object())
-    ('exp:10', 'abs', 'object')
-    """
-    if isinstance(spec, str):
-        return spec.strip()
-    unnamed = type(spec).__str__ is object.__str__ and type(spec).__repr__ is object.__repr__
-    name = getattr(spec, "__name__", type(spec).__name__ if unnamed else str(spec))
-    return re.sub(r" at 0x[0-9a-f]+", "", name)  # an address is another one in the next process
 
 
 def by_values(spec: object, named: Callable[[str], object], values: Callable[[np.ndarray], Any]) -> str:

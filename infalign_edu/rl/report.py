@@ -16,6 +16,7 @@ import numpy as np
 
 from infalign_edu import atomic, plots, theory
 from infalign_edu.calibration import EmpiricalCalibrator
+from infalign_edu.inputs import label
 from infalign_edu.own_procedures import choice
 from infalign_edu.procedures import procedure as named_procedure
 from infalign_edu.rl.config import CTRLConfig
@@ -36,7 +37,7 @@ def write(folder: Path, config: CTRLConfig, found: Evaluation, data: Any, second
 
 def summary(config: CTRLConfig, found: Evaluation, data: Any, seconds: float) -> dict[str, Any]:
     """The content of report.json: KL in nats, win rates as probabilities, shares as ratios to theory."""
-    shown = str(named_procedure(config.procedure))
+    shown = label(named_procedure(config.procedure))
     lines = notes(config, data)
     if len(found.comparisons) < len(found.outcomes) - 1:
         lines.append("Not every pair of runs reached a common KL: those pairs are not compared.")
@@ -127,6 +128,7 @@ def density_figure(found: Evaluation) -> Any:
 def frontier_figure(config: CTRLConfig, found: Evaluation) -> Any:
     """Every trained policy as a point on the win rate - KL frontiers of its transform, and the optimum above."""
     shown = named_procedure(config.procedure)
+    name_shown = label(shown)
     reach = max(1.2 * max(o.samples.kl.mean for o in found.outcomes), 0.05)
     levels = np.linspace(0.01, 1, 25) * reach
     curves: dict[str, tuple[Any, Any]] = {}
@@ -135,13 +137,13 @@ def frontier_figure(config: CTRLConfig, found: Evaluation) -> Any:
         name, phi = outcome.trained.name, outcome.trained.transform
         frontier = theory.frontier(phi, shown, [theory.beta_for_kl(phi, kl) for kl in levels])
         curves[name] = (frontier.kl, frontier.win_rate)
-        rate = outcome.win_rates[str(shown)]
+        rate = outcome.win_rates[name_shown]
         points[name] = (outcome.samples.kl.mean, rate.mean, np.nan_to_num(rate.mean - rate.interval()[0]))
     best = theory.optimal_frontier(shown, [theory.optimal_beta_for_kl(shown, kl) for kl in levels])
     curves["optimal"] = (best.kl, best.win_rate)
     told = ", ".join(f"{name} at KL {p[0]:.2f} and win rate {p[1]:.3f}" for name, p in points.items())
-    alt = f"Win rate under {shown} against KL: theoretical frontiers with the trained policies as points, {told}."
-    return plots.lines(curves, x=plots.KL, y=f"win rate under {shown}", points=points, alt=alt)
+    alt = f"Win rate under {name_shown} against KL: theoretical frontiers with the trained policies as points, {told}."
+    return plots.lines(curves, x=plots.KL, y=f"win rate under {name_shown}", points=points, alt=alt)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -196,7 +198,8 @@ def _before_and_after(config: CTRLConfig, found: Evaluation) -> str:
             for i, u in enumerate(C(rewards[None])[0]):
                 text = samples.responses[x * M + i]
                 rows.append([name, f"{rewards[i]:.2f}", f"{u:.2f}", "shown" if i == mark else "", text])
-        parts.append(f"<h3>{html.escape(prompt)}</h3>" + table(["policy", "reward", "u", str(shown), "response"], rows))
+        heads = ["policy", "reward", "u", label(shown), "response"]
+        parts.append(f"<h3>{html.escape(prompt)}</h3>" + table(heads, rows))
     return "".join(parts)
 
 
