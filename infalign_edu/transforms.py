@@ -211,9 +211,11 @@ def transform(name: str | Transform) -> Transform:
     >>> float(transform(lambda u: np.asarray(u) ** 2)(0.5)), transform("exp:-10")
     (0.25, Exponential(t=-10.0))
 
-    Raises: ValueError for an unknown name, with the nearest one.
+    Raises: ValueError for an unknown name, with the nearest one, and for a function that takes no u by itself.
     """
     if callable(name):
+        if not type(name).__module__.startswith("infalign_edu."):
+            _check_own(name)
         return name
     word, _, value = str(name).strip().partition(":")
     if word in ("identity", "log") and not value:
@@ -226,6 +228,20 @@ def transform(name: str | Transform) -> Transform:
     known = [form.partition(":")[0] + (f":{value if _number(value) else 10}" if ":" in form else "") for form in NAMES]
     close = nearest(name, [*known, "optimal"] if word.startswith("opt") else known)
     raise ValueError(f"transform must be identity, log, exp:T, power:K or a callable, got {shown(name)}{close}")
+
+
+def _check_own(phi: Transform) -> None:
+    """Refuses what depends on the other values of a batch, on chance or on the shape: no tilted density is its own."""
+    u = np.linspace(0, 1, 102)[1:-1]
+    part, told = u[::2].reshape(5, 10), f"transform {label(phi)}"
+    every, some = reals(told, phi(u)), reals(told, phi(part))
+    for values, where in ((every, u), (some, part)):
+        if values.shape != where.shape:
+            raise ValueError(f"{told} must give one number for each u, got shape {values.shape} for {where.shape}")
+    if not np.allclose(every[::2], some.ravel(), rtol=1e-9, atol=1e-12, equal_nan=True):
+        i = int(np.abs(every[::2] - some.ravel()).argmax())
+        twice = f"got {every[2 * i]:.6g} and {some.flat[i]:.6g} for u = {part.flat[i]:.3g} among other values"
+        raise ValueError(f"{told} must give the same number for the same u, {twice}")
 
 
 def _number(text: str) -> bool:

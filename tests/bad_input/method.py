@@ -252,6 +252,14 @@ def transforms() -> list[Case]:
           for name, (u, phi, *says) in tabulated.items()],
         *[wrong(f"standardize {name}", lambda f=f: ia.standardize(f), "transform", says)
           for name, (f, says) in functions.items()],
+        *[wrong(f"a transform of {name}", lambda f=f, g=g: g(f), "transform <lambda> must give", says)
+          for g in (ia.transform, lambda f: ia.CTRLConfig(transform=f))
+          for name, (f, says) in {
+              "its largest": (lambda u: u / np.max(u), "the same number for the same u"), "its ranks": (lambda u: np.argsort(u, None).reshape(np.shape(u)) / 99, "the same number"),
+              "chance": (lambda u: RNG.random(np.shape(u)), "the same number for the same u"), "its mean": (lambda u: np.mean(u), "one number for each u, got shape ()"),
+              "a line": (lambda u: np.ravel(u), "one number for each u, got shape (50,) for (5, 10)"),
+          }.items()],
+        right("a transform with a hole", lambda: callable(ia.transform(lambda u: np.where(np.asarray(u) > 0.5, nan, u))), True),
         wrong("standardize a name", lambda: ia.standardize("identity"), "transform", "ia.transform", "'identity'"),
         wrong("identity above 1", lambda: ia.Identity()(1.1), "t must lie in [0, 1]", "1.1"),
         wrong("log below 0", lambda: ia.Log()(-1), "t must lie in [0, 1]", "-1"),
