@@ -36,12 +36,17 @@ def by_values(spec: object, named: Callable[[str], object], values: Callable[[np
 
 
 def by_code(spec: object) -> str:
-    """A reward's name, with a mark of its code where it is a function.
+    """A reward's name, with a mark of its code and its defaults where it is a function.
 
     >>> by_code("gold:helpfulness"), by_code(lambda p, r: [0.0]) == by_code(lambda p, r: [1.0])
     ('gold:helpfulness', False)
+    >>> by_code(lambda p, r, w=1: w) == by_code(lambda p, r, w=2: w), by_code(lambda p, r: r) == by_code(lambda p, r: r)
+    (False, True)
     """
-    return f"{label(spec)} {_mark(_code(spec.__code__))}" if isinstance(spec, FunctionType) else label(spec)
+    if not isinstance(spec, FunctionType):
+        return label(spec)
+    defaults = [label(value) for value in (*(spec.__defaults__ or ()), *(spec.__kwdefaults__ or {}).values())]
+    return f"{label(spec)} {_mark(' '.join([_code(spec.__code__), *defaults]))}"
 
 
 def _code(code: CodeType) -> str:
