@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 
 import numpy as np
@@ -183,8 +184,9 @@ def rank_probabilities_from_pdf(procedure: object) -> Array:
     """Rank probabilities of any procedure on at most `max_n` draws, read off its pdf.
 
     g(t) = sum_k P(k) beta_pdf(t; n-k+1, k): the Beta densities of the n order statistics span the polynomials of
-    degree n-1, so least squares on 4n Chebyshev nodes finds P. Derived: tests/test_procedures.py. Good to n of about 24
-    where the basis becomes ill-conditioned: larger own procedures should bring their own `rank_weights(M)`.
+    degree n-1, so least squares on 4n Chebyshev nodes finds P. Derived: tests/test_procedures.py. Beyond n of about 30
+    the basis is ill-conditioned and P is one that non-negative least squares finds: others may have the same pdf, hence
+    the same expectations. Own procedures may bring their own `rank_weights(M)`.
 
     Shape: [max_n], best first. Raises: ValueError when `max_n` is None or the pdf is no such polynomial.
 
@@ -202,6 +204,9 @@ def rank_probabilities_from_pdf(procedure: object) -> Array:
     basis = np.stack([beta_pdf(t, n - k + 1, k) for k in range(1, n + 1)], axis=1)
     density: Array = np.array(procedure.pdf(t), dtype=np.float64)  # type: ignore[attr-defined]
     probabilities: Array = scipy.linalg.lstsq(basis, density)[0]
+    if probabilities.min() < -1e-6:
+        with suppress(RuntimeError):  # it may not end where no such P exists
+            probabilities = scipy.optimize.nnls(basis, density, maxiter=100 * n)[0]
     worst = float(np.abs(basis @ probabilities - density).max())
     if worst > 1e-6 or abs(probabilities.sum() - 1) > 1e-6 or probabilities.min() < -1e-6:
         told = f"is no rule on the ranks of {n} draws: its pdf misses by {worst:.1e}"

@@ -115,6 +115,22 @@ def test_rank_probabilities_are_recovered_from_any_pdf(p):
     assert found == pytest.approx(p.rank_weights(p.max_n), abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["best-of-40", "worst-of-40", "best-of-200", "50th-best-of-100", "top-50-of-100",
+                                  "0.5*best-of-5+0.5*worst-of-64", "0.2*top-5-of-60+0.3*standard+0.5*7th-best-of-33"])  # fmt: skip
+def test_an_own_procedure_of_many_draws_has_a_mixture_of_ranks_with_its_pdf(name):
+    class Bare:
+        max_n = ia.procedure(name).max_n
+        pdf = staticmethod(ia.procedure(name).pdf)
+
+    p, n, t = ia.procedure(name), Bare.max_n, np.linspace(0.01, 0.99, 99)
+    chances = rank_probabilities_from_pdf(Bare())
+    assert chances.min() >= 0 and chances.sum() == pytest.approx(1, abs=1e-9)
+    mixed = sum(c * ia.KthBest(k, n).pdf(t) for k, c in enumerate(chances, start=1) if c)
+    assert mixed == pytest.approx(p.pdf(t), abs=1e-9, rel=1e-9)  # so every expectation is that of the procedure
+    if name in ("best-of-40", "worst-of-40", "best-of-200", "50th-best-of-100"):  # the only mixture with that pdf
+        assert subset_rank_weights(chances, n + 9) == pytest.approx(p.rank_weights(n + 9), abs=1e-9)
+
+
 def test_a_pdf_that_is_no_rank_rule_is_refused():
     class Wrong(Careless):
         def pdf(self, t):
