@@ -63,10 +63,11 @@ LOOKED_AT = {  # reason: the survivors, one by one: (function, a piece of the li
     "times a probability of 0": [("FiniteProblem.decode", "np.divide", ".*")],
     "a first step that has one choice": [("SequenceSpace.tree_search", "range\\(1|new_ones", ".*")],
     "any number serves where none can be": [("", " or 1\\.0", r"1\.0 -> 2\.0"), ("count", "least - 1", ".*"), ("real", "math.nan", ".*")],
-    "text that holds the letters too": [("EmpiricalCalibrator.take", '"iu"', ".*XX.*")],
+    "text that holds the letters too": [("EmpiricalCalibrator.take", '"iu"', ".*XX.*"), ("choice", '"iu"', ".*XX.*")],
     "the mass below the first panel is 1e-18 at most where a transform rises": [("_certify", "policy.end_mass", r"0\.0 -> 1\.0")],
     "what is known is computed again": [("win_rate", "same", ".*"), ("shoot", r"range\(1, 7\)", r"1 , ->")],
     "one more place that nobody reads": [("judged_win_rate", "np.pad", ".*")],
+    "one place fewer of 999": [("check_law", "inner = ", "1 -> 2")],
     "not a number, in another way": [("PromptMean.interval", "nan", ".*")],
     "the side of a distance that is turned round by its panel": [
         ("Tilted._part", "distance = np.clip", r"p\.far \[ i \] -> None"), ("Tilted._part", "searchsorted", 'side = " right " ->'),

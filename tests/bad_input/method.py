@@ -205,8 +205,13 @@ def own_procedures() -> list[Case]:
         "a pdf below 0": ({"pdf": lambda t: 3 - 4 * t}, "pdf must be the slope of cdf"), "a pdf of nan": ({"pdf": lambda t: t * nan}, "pdf must give one finite number"),
         "a pdf of one number": ({"pdf": lambda t: 1.0}, "pdf must give one finite number"), "a pdf in text": ({"pdf": lambda t: "a"}, "pdf must hold real numbers, got 'a'"),
         "a cdf to 2": ({"cdf": lambda t: 2 * t, "pdf": lambda t: 2 * flat(t)}, "cdf must rise from 0 to 1, got 0 at 0, 2 at 1"),
+        "a cdf from 0.2": ({"cdf": lambda t: 0.2 + 0.8 * t, "pdf": lambda t: 0.8 * flat(t)}, "cdf must rise from 0 to 1, got 0.2 at 0, 1 at 1"),
+        "a cdf to 0.9": ({"cdf": lambda t: 0.9 * t, "pdf": lambda t: 0.9 * flat(t)}, "cdf must rise from 0 to 1, got 0 at 0, 0.9 at 1"),
         "a cdf that falls": ({"cdf": lambda t: 1 - t, "pdf": lambda t: -flat(t)}, "cdf must rise from 0 to 1, got 1 at 0, 0 at 1"),
         "a cdf that dips": ({"cdf": lambda t: t + 0.3 * np.sin(2 * np.pi * t)}, "cdf must rise", "a least step of -0.0"),
+        "a bump in its pdf": ({"pdf": lambda t: 0.5 + t + 0.1 * ((t > 0.5) & (t < 0.52))}, "pdf must be the slope of cdf, got 1.1 at t = 0.501"),
+        "a pdf above 1 alone": ({"cdf": lambda t: t**9, "pdf": lambda t: np.where(t > 0.8, 5.0, 9 * t**8)}, "pdf must be the slope of cdf"),
+        "a pdf 1.0025 for 1": ({"cdf": lambda t: t, "pdf": lambda t: 1.0025 * flat(t)}, "got 1 at t = ", "for a slope of 1"),
         "max_n in text": ({"max_n": "a"}, "max_n must be an integer of at least 1, got 'a'"), "max_n 0": ({"max_n": 0}, "max_n must be", "got 0"),
     }  # fmt: skip
     taken = {
@@ -220,6 +225,7 @@ def own_procedures() -> list[Case]:
         *[wrong(f"{name} for {ask}", lambda f=f, s=spoiled: f(Own(**s)), "procedure own: ", *says)
           for ask, f in taken.items() for name, (spoiled, *says) in laws.items()],
         right("a procedure with a step", lambda: ia.procedure(half) is half, True),
+        right("a pdf to three digits", lambda: ia.procedure(Own(cdf=lambda t: t**9, pdf=lambda t: 9.0045 * t**8)).max_n, 2),
         right("a procedure of one's own", lambda: ia.procedure(Own()).max_n, 2),
     ]  # fmt: skip
 

@@ -191,6 +191,8 @@ def choices() -> list[Case]:
           for who, f in ask.items() for name, c in spoiled.items()],
         *[wrong(f"{who}, {name}", lambda f=f, n=n: f(own({"draws": lambda self, rng: n})), "procedure own: draws must be", "got")
           for who, f in ask.items() for name, n in few.items()],
+        *[right(f"{who} with a number of draws by chance", lambda f=f: f(own({"draws": lambda self, rng: int(rng.integers(1, 3)), "select": lambda self, r, g: 0})).responses,
+                lambda found: len(found) == 2) for who, f in ask.items()],
         *[right(f"{who} with an own best-of-2", lambda f=f: length([], f(own({})).responses), length([], f(BestOfN(2)).responses))
           for who, f in ask.items()],
     ]  # fmt: skip
