@@ -205,8 +205,9 @@ def rank_probabilities_from_pdf(procedure: object) -> Array:
     density: Array = np.array(procedure.pdf(t), dtype=np.float64)  # type: ignore[attr-defined]
     probabilities: Array = scipy.linalg.lstsq(basis, density)[0]
     if probabilities.min() < -1e-6:
+        scale = np.linalg.norm(basis, axis=0)
         with suppress(RuntimeError):  # it may not end where no such P exists
-            probabilities = scipy.optimize.nnls(basis, density, maxiter=100 * n)[0]
+            probabilities = scipy.optimize.nnls(basis / scale, density, maxiter=100 * n)[0] / scale
     worst = float(np.abs(basis @ probabilities - density).max())
     if worst > 1e-6 or abs(probabilities.sum() - 1) > 1e-6 or probabilities.min() < -1e-6:
         told = f"is no rule on the ranks of {n} draws: its pdf misses by {worst:.1e}"

@@ -170,6 +170,15 @@ def _template(text):
     return lambda folder, marker: edited(folder, "tokenizer_config.json", chat_template=text.replace("MARKER", str(marker)))
 
 
+def _tokenizer(**fields):
+    return lambda folder, marker: edited(folder, "tokenizer_config.json", **fields)
+
+
+def _climbing_tokenizer(folder, marker):
+    (folder.parent / "other.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    edited(folder, "tokenizer_config.json", tokenizer_file="../other.json")
+
+
 def _rank(folder, marker):
     edited(folder, "config.json", text_config={"x": [{"attn_implementation": {"": "owner/kernel"}}]})
 
@@ -194,6 +203,11 @@ FOLDERS = {
     "an index without a map": (lambda f, m: (f / "a.safetensors.index.json").write_text("{}"), "must hold a weight_map"),
     "other weights named": (_config(transformers_weights="../good2/model.safetensors"), OWN),
     "a pickle named": (_config(transformers_weights="evil.bin"), OWN),
+    "a tokenizer elsewhere": (_tokenizer(tokenizer_file=__file__), "must name files of its own folder, got tokenizer_file"),
+    "a vocabulary elsewhere": (_tokenizer(vocab_file=__file__), "must name files of its own folder, got vocab_file"),
+    "tokenizers elsewhere": (_tokenizer(fast_tokenizer_files=["tokenizer.json", __file__]), "got fast_tokenizer_files"),
+    "a tokenizer that climbs": (_climbing_tokenizer, "must name files of its own folder, got tokenizer_file '../other.json'"),
+    "a file of the machine that made it": (_tokenizer(special_tokens_map_file="/home/maker/x/special_tokens_map.json"), ""),
     "an adapter": (_adapter, "must hold a whole model, got the adapter .*adapter_config.json"),
     "a pickle as safetensors": (_weights("plain"), "must be safetensors whatever its name, got a pickle"),
     "torch's pickle as safetensors": (_weights("torch"), "must be safetensors whatever its name, got a pickle"),

@@ -53,8 +53,22 @@ def check_files(folder: Path) -> None:
             raise ValueError(f"model config {config} must name no kernel to fetch and run, {told}")
 
 
+def own_files(config: Path) -> None:
+    """Refuses a tokenizer's settings that name a file elsewhere that is there: transformers 5.10 reads it.
+
+    Many models name files of the machine that they were made on: those are no file here.
+    """
+    for key, value in _entries(_object(config)) if config.is_file() else ():
+        for name in value if isinstance(value, list) else [value]:
+            named = key.endswith(("_file", "_files")) and isinstance(name, str) and Path(name).name != name
+            if named and any(os.path.lexists(place) for place in (name, config.parent / name)):
+                told = f"got {key} {name[:80]!r}; {AGAIN}"
+                raise ValueError(f"tokenizer config {config} must name files of its own folder, {told}")
+
+
 def check_adapter(folder: Path) -> None:
-    """Refuses a folder that tells transformers to load another model, to be adapted by a file of this one."""
+    """Refuses a folder that tells transformers to load another model, to be adapted by this one, or a file elsewhere."""
+    own_files(folder / "tokenizer_config.json")
     if (folder / ADAPTER).exists():
         told = "save it merged into its base, or remove that file to have the model without it"
         raise ValueError(f"model folder must hold a whole model, got the adapter {folder / ADAPTER}; {told}")
