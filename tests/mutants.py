@@ -67,6 +67,9 @@ LOOKED_AT = {  # reason: the survivors, one by one: (function, a piece of the li
     "the mass below the first panel is 1e-18 at most where a transform rises": [("_certify", "policy.end_mass", r"0\.0 -> 1\.0")],
     "what is known is computed again": [("win_rate", "same", ".*"), ("shoot", r"range\(1, 7\)", r"1 , ->")],
     "one more place that nobody reads": [("judged_win_rate", "np.pad", ".*")],
+    "the other of two solvers, with the same answer": [("rank_probabilities_from_pdf", "probabilities.min", r"- -> \+")],
+    "a scale that SciPy 1.13 alone needs: make test-oldest": [("rank_probabilities_from_pdf", r"norm\(basis", ".*")],
+    "a check that the package's own pass": [("transform", "startswith", ".*")],
     "one place fewer of 999": [("check_law", "inner = ", "1 -> 2")],
     "not a number, in another way": [("PromptMean.interval", "nan", ".*")],
     "the side of a distance that is turned round by its panel": [
@@ -104,7 +107,7 @@ LOOKED_AT = {  # reason: the survivors, one by one: (function, a piece of the li
     "a bound of proof on fewer points": [("unique", "8193", ".*")],
     "a tolerance or a cap": [
         ("_tail", "else 1.0", r"1\.0 -> 2\.0"), ("resolve", "40_000", rf"{NUMBER} -> {NUMBER}"), ("Tilted.resolved", "40_000|64", rf"{NUMBER} -> {NUMBER}|[<>]=? -> [<>]=?|or -> and|\+ -> -|\* -> /"),
-        ("optimal_beta_for_kl", "1e-6", r"\* -> /"),
+        ("optimal_beta_for_kl", "1e-6", r"\* -> /"), ("rank_probabilities_from_pdf", "maxiter", "100 -> 101"),
     ],
     "a step more of a loop that ends before": [("", r"for \w+ in range\(\d+\)", rf"{NUMBER} -> {NUMBER}")],
 }  # fmt: skip

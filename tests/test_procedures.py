@@ -131,6 +131,19 @@ def test_an_own_procedure_of_many_draws_has_a_mixture_of_ranks_with_its_pdf(name
         assert subset_rank_weights(chances, n + 9) == pytest.approx(p.rank_weights(n + 9), abs=1e-9)
 
 
+def test_a_solver_that_gives_up_leaves_one_clear_error(monkeypatch):
+    class Bare:
+        max_n = 40
+        pdf = staticmethod(ia.BestOfN(40).pdf)
+
+    def endless(*arguments, **options):
+        raise RuntimeError("Maximum number of iterations reached.")
+
+    monkeypatch.setattr("scipy.optimize.nnls", endless)
+    with pytest.raises(ValueError, match="procedure Bare is no rule on the ranks of 40 draws"):
+        rank_probabilities_from_pdf(Bare())
+
+
 def test_a_pdf_that_is_no_rank_rule_is_refused():
     class Wrong(Careless):
         def pdf(self, t):

@@ -262,7 +262,10 @@ def transforms() -> list[Case]:
           for g in (ia.transform, lambda f: ia.CTRLConfig(transform=f))
           for name, (f, says) in {
               "its largest": (lambda u: u / np.max(u), "the same number for the same u"), "its ranks": (lambda u: np.argsort(u, None).reshape(np.shape(u)) / 99, "the same number"),
-              "chance": (lambda u: RNG.random(np.shape(u)), "the same number for the same u"), "its mean": (lambda u: np.mean(u), "one number for each u, got shape ()"),
+              "chance": (lambda u: RNG.random(np.shape(u)), "the same number for the same u"),
+              "a little chance": (lambda u: 1e-9 * RNG.random(np.shape(u)), "the same number for the same u"),
+              "its size": (lambda u: np.where(np.abs(u - 0.5) < 0.01, np.size(u), 1e3 * u), "got 100 and 50 for u = 0.505"),
+              "its mean": (lambda u: np.mean(u), "one number for each u, got shape ()"),
               "a line": (lambda u: np.ravel(u), "one number for each u, got shape (50,) for (5, 10)"),
           }.items()],
         right("a transform with a hole", lambda: callable(ia.transform(lambda u: np.where(np.asarray(u) > 0.5, nan, u))), True),
