@@ -147,7 +147,9 @@ def test_half_a_table_never_replaces_a_whole_one(tmp_path):
     (out / "frontiers.csv").write_text("the whole table")
     assert after(grid[0]) == 1 and after(*grid[1:-1]) == len(grid) - 1
     assert (out / "frontiers.csv").read_text() == "the whole table" and not (out / "frontiers_pairs.csv").exists()
-    after(grid[-1])
+    run.store(folder, run.Found(grid[-1], 0.4, True, 0.1, 9, rates, theory, np.nan, 1.0), shared, {"commit": "", "command": ""})
+    run.summarise(config, folder, out, "frontiers")
+    assert not list(folder.glob("*.csv"))  # the half ones are gone
     assert len(list(csv.DictReader((out / "frontiers.csv").open()))) == len(grid) * len(shared.procedures)
     assert (out / "frontiers_pairs.csv").exists()
 

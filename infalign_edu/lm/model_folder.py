@@ -67,7 +67,7 @@ def own_files(config: Path) -> None:
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuses a folder that tells transformers to load another model, to be adapted by this one, or a file elsewhere."""
+    """Refuses a folder that tells transformers to load another model, to be adapted by it, or a file elsewhere."""
     own_files(folder / "tokenizer_config.json")
     if (folder / ADAPTER).exists():
         told = "save it merged into its base, or remove that file to have the model without it"

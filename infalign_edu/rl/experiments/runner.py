@@ -110,6 +110,9 @@ def summarise(config: dict[str, Any], folder: Path, out: Path, name: str) -> Non
         )
     if compared := comparisons(config.get("pairs", []), done, shared.procedures):
         write(out / f"{name}_pairs.csv", compared)
+    for half in folder.glob(f"{name}*.csv") if out != folder else ():
+        with atomic.writing(half):
+            half.unlink()
 
 
 def quick(name: str, part: int) -> dict[str, float]:
