@@ -35,7 +35,7 @@ class Mixture:
             raise ValueError(f"procedures must be a list of procedures, got {procedures}")
         if share.ndim != 1 or share.size != len(procedures) or share.size == 0:
             raise ValueError(f"weights must hold one number a procedure ({len(procedures)}), got shape {share.shape}")
-        if not (np.isfinite(share).all() and (share >= 0).all() and abs(share.sum() - 1) < 1e-9):
+        if not (((share >= 0) & (share <= 1)).all() and abs(share.sum() - 1) < 1e-9):
             raise ValueError(f"weights must be non-negative and sum to 1, got {list(weights)}")
         self.weights = tuple(float(w) for w in share)
         self.procedures = tuple(procedure(p) for p in procedures)

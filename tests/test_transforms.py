@@ -87,7 +87,7 @@ def test_names_go_there_and_back(phi):
         (lambda: ia.Exponential(float("inf")), "t must be a number"),
         (lambda: ia.Power(-1), "k must be a finite positive number, got -1"),
         (lambda: ia.Identity()(1.5), r"t must lie in \[0, 1\]|u must lie"),
-        (lambda: ia.Tabulated([0, 1], [0, np.nan]), "phi must be finite, got nan"),
+        (lambda: ia.Tabulated([0, 1], [0, np.nan]), "phi must be finite, at most 1e300 in size, got nan"),
         (lambda: ia.Tabulated([0, 0.5], [0, 1]), "u must increase strictly from 0 to 1"),
         (lambda: ia.Tabulated([0, 1], [0, 1, 2]), "equally long"),
         (lambda: ia.standardize(lambda u: np.zeros_like(u)), "constant"),

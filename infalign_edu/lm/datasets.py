@@ -142,7 +142,7 @@ def split(items: Iterable[T], fractions: Sequence[float], seed: int) -> list[lis
     [['a', 'a', 'c'], ['b', 'd']]
     """
     shares = inputs.reals("fractions", fractions)
-    if shares.ndim != 1 or not shares.size or not shares.min() > 0 or not shares.sum() <= 1 + 1e-9:
+    if shares.ndim != 1 or not ((shares > 0) & (shares <= 1)).all() or not 0 < shares.sum() <= 1 + 1e-9:
         raise ValueError(f"fractions must be positive and sum to at most 1, got {inputs.shown(fractions)}")
     if isinstance(items, str) or not isinstance(items, Iterable):
         raise ValueError(f"items must be a list of prompts or of what has a prompt, got {inputs.shown(items)}")

@@ -59,9 +59,11 @@ def numbers(name: str, values: ArrayLike, shape: tuple[int, ...], probabilities:
         raise ValueError(f"{name} must hold numbers, got nan in {np.isnan(array).sum()} places")
     if not probabilities:
         return array
-    if array.min() < 0 or not abs(array.sum() - 1) < 1e-9:
-        raise ValueError(f"{name} must be >= 0 and sum to 1, got minimum {array.min()} and sum {array.sum()}")
-    return array / array.sum()
+    with np.errstate(all="ignore"):  # too large a sum is told below
+        total = array.sum()
+    if array.min() < 0 or not abs(total - 1) < 1e-9:
+        raise ValueError(f"{name} must be >= 0 and sum to 1, got minimum {array.min()} and sum {total}")
+    return array / total
 
 
 class FiniteProblem:

@@ -101,7 +101,7 @@ def specs() -> list[Case]:
     specs = {"no.jsonl": "no.jsonl", "": "got ", None: "None", 5: "got 5", "hub:": "hub:", "hub:a/b": "hub:a/b", "a\0b.jsonl": "data",
              "hub:a/b/c.csv": "c.csv", "hub:a/b/../../x.jsonl": "../../x.jsonl", "~nobody-here/x.jsonl": "~nobody-here",
              "embeded": "did you mean 'embedded'"}  # fmt: skip
-    parts = {(): "()", (-0.5, 0.5): "-0.5", (0.9, 0.9): "0.9", (nan,): "nan", ("a",): "'a'"}
+    parts = {(): "()", (-0.5, 0.5): "-0.5", (0.9, 0.9): "0.9", (nan,): "nan", (9e307, 9e307): "9e+307", ("a",): "'a'"}
     return [
         *[wrong(f"{load.__name__} {spec!r}", lambda load=load, s=spec: load(s), says)
           for load in (D.load_prompts, D.load_preferences) for spec, says in specs.items()],

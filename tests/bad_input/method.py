@@ -156,6 +156,9 @@ def procedures() -> list[Case]:
         right("BestOfN of a NumPy integer", lambda: ia.BestOfN(np.int64(4)).n, 4),
         wrong("10^30 draws", lambda: ia.BestOfN(10**30), "n must be at most 1,000,000"),
         wrong("mu in text", lambda: ia.BestOfPoisson("3"), "mu", "'3'"),
+        *[wrong(f"probabilities {p}", lambda p=p: ia.theory.FiniteProblem(p, [0, 1]), "reference must be >= 0 and sum to 1", "got minimum")
+          for p in ([1.5e308, 1.5e308], [inf, -inf], [inf, 1.0])],
+        wrong("mixture of huge weights", lambda: ia.Mixture([1.5e308, 1.5e308], ["standard"] * 2), "weights must be non-negative and sum to 1"),
         wrong("mixture of nothing", lambda: ia.Mixture([], []), "weights"),
         wrong("mixture weights in text", lambda: ia.Mixture("a", [ia.Standard()]), "weights", "'a'"),
         wrong("mixture of a number", lambda: ia.Mixture([1.0], [4]), "procedure must be", "got 4"),
@@ -237,7 +240,7 @@ def transforms() -> list[Case]:
              "exq:10": "did you mean 'exp:10'", "powr:3": "did you mean 'power:3'", "Identity": "did you mean 'identity'",
              "": "''", "exp:1:2": "'exp:1:2'"}  # fmt: skip
     tabulated = {
-        "nan": ([0, 1], [0, nan], "phi", "nan"), "one point": ([0], [0], "u and phi", "(1,)"),
+        "nan": ([0, 1], [0, nan], "phi", "nan"), "huge": ([0, 1], [-1.7e308, 1.7e308], "phi must be finite, at most 1e300", "-1.7e+308"), "one point": ([0], [0], "u and phi", "(1,)"),
         "disorder": ([0, 0.5, 0.4, 1], [0] * 4, "u must increase", "0.4"), "ends": ([0.1, 1], [0, 1], "u must", "0.1"),
         "lengths": ([0, 1], [0], "u and phi", "(1,)"), "letters": (["a", "b"], [0, 1], "u must hold", "'a'"),
         "u nan": ([0, nan, 1], [0, 1, 2], "u must increase", "nan"), "ragged": ([0, [1]], [0, 1], "u must hold", "[0, [1]]"),
