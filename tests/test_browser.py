@@ -134,7 +134,7 @@ def test_every_control_answers_to_the_keyboard(explorers, name):
     quiet(explorers)
 
 
-def press(page, place, label, *, seconds=10.0):
+def press(page, place, label, *, seconds=30.0):
     """Presses a button by keyboard and waits until the explorer has changed."""
     before = place.evaluate(STATE)
     place.locator("button", has_text=label).first.focus()
