@@ -6,6 +6,8 @@ nbgrader takes a second or two for a notebook, so a few students go through it, 
 import csv
 import json
 import re
+import shutil
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -472,3 +474,13 @@ def test_the_courses_own_keys_get_every_point_and_its_stubs_none(tmp_path):
     assert grades.points("stub") == 0
     assert {row["message"] for row in grades.rows if row["student"] == "stub"} == {"Not answered yet."}
     assert [row["flags"] for row in grades.rows if row["flags"]] == []
+
+
+def test_make_clean_keeps_the_grades(tmp_path):
+    shutil.copy(Path(__file__).parents[1] / "Makefile", tmp_path)
+    for folder in ("build/grades", "build/student", "dist", "runs"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").write_text("x")
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("file")}
+    assert left == {"build/grades/file", "runs/file"}
