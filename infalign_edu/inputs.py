@@ -43,7 +43,7 @@ def label(spec: object) -> str:
         return spec.strip()
     unnamed = type(spec).__str__ is object.__str__ and type(spec).__repr__ is object.__repr__
     name = getattr(spec, "__name__", type(spec).__name__ if unnamed else str(spec))
-    return re.sub(r" at 0x[0-9a-f]+", "", name)  # an address is another one in the next process
+    return " ".join(re.sub(r" at 0x[0-9a-f]+", "", name).split())  # an address is another one in the next process
 
 
 def reals(name: str, values: Any) -> NDArray[np.float64]:

@@ -227,8 +227,7 @@ def procedure(name: str | Procedure) -> Procedure:
     Names: standard, best-of-4, worst-of-4, 2nd-best-of-4, top-2-of-8, best-of-poisson-3.0, and mixtures such as
     0.5*standard+0.5*best-of-4. A procedure is returned as it is.
 
-    Raises: ValueError for an unknown name, with the nearest one, for what is neither a name nor a procedure, and for a
-    procedure of one's own whose cdf or pdf is none (`check_law`).
+    Raises: ValueError for an unknown name, with the nearest one, and for an object that is no procedure (`check_law`).
 
     >>> procedure("2nd-best-of-4"), str(procedure("worst-of-16"))
     (KthBest(k=2, n=4), 'worst-of-16')

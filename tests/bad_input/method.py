@@ -9,6 +9,7 @@ import torch
 
 import infalign_edu as ia
 from infalign_edu.calibration import reward_kl
+from infalign_edu.inputs import label
 from infalign_edu.order_statistics import rank_weights
 from infalign_edu.transforms import graded_quadrature
 
@@ -271,6 +272,8 @@ def transforms() -> list[Case]:
               "its mean": (lambda u: np.mean(u), "one number for each u, got shape ()"),
               "a line": (lambda u: np.ravel(u), "one number for each u, got shape (50,) for (5, 10)"),
           }.items()],
+        wrong("a polynomial in two lines", lambda: ia.standardize(np.poly1d([0])), "transform 0 is constant"),
+        right("a polynomial's name on one line", lambda: "\n" in label(np.poly1d([1.0, 0.0, 2.0])), False),
         right("a transform with a hole", lambda: callable(ia.transform(lambda u: np.where(np.asarray(u) > 0.5, nan, u))), True),
         wrong("standardize a name", lambda: ia.standardize("identity"), "transform", "ia.transform", "'identity'"),
         wrong("identity above 1", lambda: ia.Identity()(1.1), "t must lie in [0, 1]", "1.1"),
